@@ -1,0 +1,120 @@
+// Package clusters is the contract between a lab and whatever makes its Kubernetes clusters: the embedded default, kind,
+// k3s, or a kubeconfig that somebody brings.
+package clusters
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"time"
+
+	"k8s.io/client-go/rest"
+)
+
+// Spec is what a lab asks of a provider. The zero value of a field means the provider's default.
+type Spec struct {
+	Lab      string        // name of the lab, a DNS label; unique on this host
+	Clusters []ClusterSpec // at least one, names unique
+}
+
+// ClusterSpec is one cluster of a lab.
+type ClusterSpec struct {
+	Name  string // DNS label, unique in the lab
+	Nodes int    // at least 1; the first node carries the control plane and pods too
+}
+
+// Provider makes, finds and removes labs of one kind. Methods may be called from several goroutines.
+type Provider interface {
+	// Name is the word that people select the provider with: local, kind, k3s, existing.
+	Name() string
+	// Up makes the lab, or finishes one that is half made; it returns once every node is Ready and cluster DNS answers.
+	// Calling it for a lab that is up is harmless. On error everything that it made has been removed again.
+	Up(ctx context.Context, spec Spec, progress Progress) (Lab, error)
+	// Open attaches to a lab that is up. ErrNotFound if there is none of that name.
+	Open(ctx context.Context, lab string) (Lab, error)
+	// List names the labs of this provider, running or broken.
+	List(ctx context.Context) ([]Status, error)
+	// Down removes the lab and all it left, also after a crash, and is harmless when there is nothing. What it could not
+	// remove is named in a *LeftoverError.
+	Down(ctx context.Context, lab string) error
+	// Check says what this host lacks to run labs of this kind.
+	Check(ctx context.Context) []Check
+}
+
+// Lab is a set of clusters that share a network.
+type Lab interface {
+	Name() string
+	// Clusters in the order of the Spec.
+	Clusters() []Cluster
+	// DialContext dials as a host beside the nodes does: it reaches node, pod and service addresses where routes exist. It
+	// never reaches anything outside the lab.
+	DialContext(ctx context.Context, network, addr string) (net.Conn, error)
+}
+
+// Cluster is one Kubernetes cluster of a lab.
+type Cluster interface {
+	Name() string
+	// RESTConfig returns a fresh admin configuration that works from this process.
+	RESTConfig() (*rest.Config, error)
+	// Kubeconfig is the path of an admin kubeconfig that plain kubectl on this host can use.
+	Kubeconfig() string
+	// NodeIPs are the addresses of the nodes as DialContext reaches them, control plane first.
+	NodeIPs() []string
+	// LoadImages puts OCI archives (docker-archive tar, one image each) on every node.
+	LoadImages(ctx context.Context, archives ...string) error
+	// Forward listens on a free port of 127.0.0.1 and carries connections to addr as DialContext would, until ctx ends
+	// or the closer is closed. It returns the address it listens on.
+	Forward(ctx context.Context, addr string) (local string, stop io.Closer, err error)
+}
+
+// Status is a row of `meshproof status`.
+type Status struct {
+	Lab      string    `json:"lab"`
+	Provider string    `json:"provider"`
+	State    string    `json:"state"` // running | broken
+	Detail   string    `json:"detail,omitempty"`
+	Clusters []string  `json:"clusters"`
+	Created  time.Time `json:"created"`
+}
+
+// Check is one row of `meshproof doctor`.
+type Check struct {
+	Name  string `json:"name"`
+	State string `json:"state"` // ok | missing | warning
+	Found string `json:"found,omitempty"`
+	Cure  string `json:"cure,omitempty"` // one line to run, empty when ok
+}
+
+// Progress hears what a long operation does. Implementations are safe for concurrent use; nil means nobody listens.
+type Progress func(Event)
+
+// Event is one step of a long operation.
+type Event struct {
+	Phase  string // build | cluster | images | mesh | apps ...
+	Detail string // what is being done or was reached, one line
+	Done   bool   // the phase is over
+}
+
+// ErrNotFound means that no lab has that name.
+var ErrNotFound = errors.New("lab not found")
+
+// LeftoverError names what Down could not remove.
+type LeftoverError struct {
+	Lab  string
+	Left []string // one line a thing: "mount /x", "netns y", "process 12 (kubelet)"
+	Err  error    // why, may be nil
+}
+
+func (e *LeftoverError) Error() string {
+	s := "lab " + e.Lab + ": left behind:"
+	for _, l := range e.Left {
+		s += "\n  " + l
+	}
+	if e.Err != nil {
+		s += "\n" + e.Err.Error()
+	}
+	return s
+}
+
+func (e *LeftoverError) Unwrap() error { return e.Err }

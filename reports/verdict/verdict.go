@@ -1,0 +1,132 @@
+// Package verdict turns evidence into pass, fail, inconclusive or skip. Pure: no clock, no I/O.
+package verdict
+
+import (
+	"time"
+
+	"github.com/meshproof/meshproof/reports/evidence"
+)
+
+// Outcome of a claim, a scenario or a run.
+type Outcome string
+
+// The outcomes, and how they combine: fail beats inconclusive beats pass; skip alone stays skip.
+const (
+	Pass         Outcome = "pass"
+	Fail         Outcome = "fail"
+	Inconclusive Outcome = "inconclusive"
+	Skip         Outcome = "skip"
+)
+
+// Claim is one judged statement, with everything that a reader needs to check it.
+type Claim struct {
+	ID         string   `json:"id"`        // stable: share/hello/90-10/v2
+	Statement  string   `json:"statement"` // "share of v2 at 10/90 is 90%"
+	Outcome    Outcome  `json:"outcome"`
+	Observed   string   `json:"observed"` // "90.21% (n=2,742)"
+	Bound      string   `json:"bound"`    // "86.96%..92.93%; a 5-point error would show: power 0.999, false alarm 1e-6"
+	N          int      `json:"n,omitempty"`
+	Statistic  string   `json:"statistic,omitempty"`  // "exact two-sided binomial"
+	Reason     string   `json:"reason,omitempty"`     // why not pass: since, where, likely, see, by hand; lines
+	Confounder string   `json:"confounder,omitempty"` // what else would explain a failure
+	Evidence   []string `json:"evidence,omitempty"`   // paths relative to the run's folder
+}
+
+// Scenario is the judged result of one scenario.
+type Scenario struct {
+	ID       string             `json:"id"`
+	Title    string             `json:"title"`
+	Outcome  Outcome            `json:"outcome"`
+	Started  time.Time          `json:"started"`
+	Finished time.Time          `json:"finished"`
+	Claims   []Claim            `json:"claims"`
+	Events   []evidence.Event   `json:"events"`
+	Streams  []Stream           `json:"streams"`
+	Topology Topology           `json:"topology"`
+	Timings  map[string]float64 `json:"timings,omitempty"` // seconds by name
+	Error    string             `json:"error,omitempty"`   // the scenario could not be carried out
+}
+
+// Stream is the load of one profile, summed up. Durations are seconds.
+type Stream struct {
+	Name       string         `json:"name"`
+	Target     string         `json:"target"`
+	Rate       float64        `json:"rate"` // intended, per second
+	Requests   int            `json:"requests"`
+	Failed     map[string]int `json:"failed"`     // by class
+	MissedRate float64        `json:"missedRate"` // share of sends later than LateBound
+	LateBound  float64        `json:"lateBound"`
+	Latency    Quantiles      `json:"latency"` // from the intended start, failures included
+	Service    Quantiles      `json:"service"` // from the actual send
+	Seconds    []Second       `json:"seconds"` // the timeline, in bins
+}
+
+// Quantiles of a latency distribution in seconds.
+type Quantiles struct {
+	P50  float64 `json:"p50"`
+	P90  float64 `json:"p90"`
+	P99  float64 `json:"p99"`
+	P999 float64 `json:"p999"`
+	Max  float64 `json:"max"`
+}
+
+// Second is one bin of a stream's timeline, by intended start.
+type Second struct {
+	Start    time.Time      `json:"start"`
+	Width    float64        `json:"width"` // seconds
+	Requests int            `json:"requests"`
+	Failed   int            `json:"failed"`
+	Versions map[string]int `json:"versions"` // answers by "app version"
+	P50      float64        `json:"p50"`
+	P90      float64        `json:"p90"`
+	P99      float64        `json:"p99"`
+	Max      float64        `json:"max"`
+}
+
+// Topology is what the scenario ran on: nodes of a graph and its edges.
+type Topology struct {
+	Nodes []TopologyNode `json:"nodes"`
+	Edges []TopologyEdge `json:"edges"`
+}
+
+// TopologyNode is a workload, gateway or load source.
+type TopologyNode struct {
+	ID      string `json:"id"`
+	Kind    string `json:"kind"` // load | gateway | service | workload
+	Cluster string `json:"cluster,omitempty"`
+	Pods    int    `json:"pods,omitempty"`
+}
+
+// TopologyEdge is traffic that was seen.
+type TopologyEdge struct {
+	From     string `json:"from"`
+	To       string `json:"to"`
+	Requests int    `json:"requests"`
+}
+
+// Report is a whole run: what report.json holds.
+type Report struct {
+	Schema    string            `json:"schema"` // "meshproof.dev/report/v1"
+	Version   string            `json:"version"`
+	Run       string            `json:"run"` // the name of its folder
+	Lab       string            `json:"lab"`
+	Profile   string            `json:"profile"`
+	Seed      uint64            `json:"seed"`
+	Mesh      string            `json:"mesh"`
+	Cluster   string            `json:"cluster"`
+	Command   string            `json:"command"` // how to run it again
+	Host      map[string]string `json:"host"`
+	Started   time.Time         `json:"started"`
+	Finished  time.Time         `json:"finished"`
+	Outcome   Outcome           `json:"outcome"`
+	Setup     []Phase           `json:"setup"`
+	Scenarios []Scenario        `json:"scenarios"`
+	Error     string            `json:"error,omitempty"` // the lab could not be set up
+}
+
+// Phase is a step of the bring-up.
+type Phase struct {
+	Name    string  `json:"name"`
+	Detail  string  `json:"detail"`
+	Seconds float64 `json:"seconds"`
+}
