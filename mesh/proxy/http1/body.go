@@ -9,8 +9,9 @@ import (
 type body struct {
 	framing  Framing
 	left     int64 // of the body or of the chunk
-	inChunk  bool
-	started  bool
+	crlf     bool  // the line end after a chunk's bytes is due
+	tail     bool  // the last chunk was read, trailers follow
+	total    int   // bytes of trailers
 	trailers *Header
 	lim      Limits
 }
@@ -96,7 +97,8 @@ const maxChunkLine = 4 << 10
 // chunkHead reads the end of the chunk before, the next size line and, after the last chunk, the trailers.
 func (r *Reader) chunkHead() error {
 	b := &r.body
-	if b.started {
+	// Each step is noted before the next begins: a read that a deadline interrupts is taken up again here.
+	if b.crlf {
 		line, err := r.line(2)
 		if err != nil {
 			return err
@@ -104,21 +106,23 @@ func (r *Reader) chunkHead() error {
 		if len(line) != 0 {
 			return ErrBadChunk
 		}
+		b.crlf = false
 	}
-	b.started = true
-	line, err := r.line(maxChunkLine)
-	if err != nil {
-		return err
+	if !b.tail {
+		line, err := r.line(maxChunkLine)
+		if err != nil {
+			return err
+		}
+		size, ok := chunkSize(line)
+		if !ok {
+			return ErrBadChunk
+		}
+		if size > 0 {
+			b.left, b.crlf = size, true
+			return nil
+		}
+		b.tail = true
 	}
-	size, ok := chunkSize(line)
-	if !ok {
-		return ErrBadChunk
-	}
-	if size > 0 {
-		b.left = size
-		return nil
-	}
-	total := 0
 	for {
 		line, err := r.line(b.lim.HeadBytes)
 		if err != nil {
@@ -128,7 +132,7 @@ func (r *Reader) chunkHead() error {
 			b.framing = NoBody
 			return nil
 		}
-		if total += len(line); total > b.lim.HeadBytes {
+		if b.total += len(line); b.total > b.lim.HeadBytes {
 			return ErrHeadTooLarge
 		}
 		cp := append(b.trailers.Scratch(), line...)
