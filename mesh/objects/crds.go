@@ -1,4 +1,3 @@
-// Package objects is a placeholder until the control branch lands.
 package objects
 
 // CRDs returns nothing yet.
