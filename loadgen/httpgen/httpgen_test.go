@@ -303,6 +303,33 @@ func TestConnectionsAreKept(t *testing.T) {
 	}
 }
 
+// A connection that nobody waits for any more, because another became free first, is given up at the end of the run at the
+// latest, and Run waits for that.
+func TestNoDialOutlivesTheRun(t *testing.T) {
+	dialing := make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-dialing }))
+	defer server.Close()
+	var dials, ended atomic.Int32
+	results := generate(t, loadgen.Profile{Name: "dial", URL: server.URL, Rate: 1000, Duration: 2 * time.Millisecond, MaxWorkers: 2},
+		httpgen.Options{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			if dials.Add(1) == 1 {
+				return new(net.Dialer).DialContext(ctx, network, addr)
+			}
+			close(dialing) // lets the first request end, and the second have its connection
+			<-ctx.Done()
+			ended.Add(1)
+			return nil, ctx.Err()
+		}})
+	for _, r := range results {
+		if r.Class != loadgen.OK {
+			t.Errorf("%+v", r)
+		}
+	}
+	if len(results) != 2 || dials.Load() != 2 || ended.Load() != 1 {
+		t.Errorf("%d results, %d dials, %d of them given up; want 2, 2, 1", len(results), dials.Load(), ended.Load())
+	}
+}
+
 // A canceled run abandons what is in flight as Canceled, sends no more, and leaves nothing behind (see TestMain).
 func TestCancel(t *testing.T) {
 	for _, workers := range []int{3000, 5} { // free workers, and all of them busy
