@@ -75,18 +75,16 @@ func (p *Provider) teardown(ctx context.Context, name string) error {
 func (p *Provider) sweep(ctx context.Context, name string) error {
 	dir := p.labDir(name)
 	cgroup := cgroupName(dir)
-	var keeper process
-	if err := readJSON(filepath.Join(dir, "keeper.json"), &keeper); err == nil {
-		keeper.kill()
-	}
-	inits, err := filepath.Glob(filepath.Join(dir, "clusters", "*", "nodes", "*", "init.json"))
+	named, err := filepath.Glob(filepath.Join(dir, "clusters", "*", "nodes", "*", "init.json"))
 	if err != nil {
 		return err
 	}
-	for _, f := range inits {
-		var init process
-		if readJSON(f, &init) == nil {
-			init.kill()
+	var owners []process
+	for _, f := range append(named, filepath.Join(dir, "keeper.json")) {
+		var p process
+		if readJSON(f, &p) == nil && p.PID > 0 {
+			p.kill()
+			owners = append(owners, p)
 		}
 	}
 	left := &clusters.LeftoverError{Lab: name}
@@ -95,9 +93,7 @@ func (p *Provider) sweep(ctx context.Context, name string) error {
 		left.Left = append(left.Left, fmt.Sprintf("process %d (%s)", pid, processName(pid)))
 	}
 	left.Err = err
-	if keeper.PID > 0 {
-		_, _ = unix.Wait4(keeper.PID, nil, unix.WNOHANG, nil) // it may be our child
-	}
+	awaitReaped(owners)
 	mounts, err := unmountBelow(dir)
 	left.Left, left.Err = append(left.Left, mounts...), errors.Join(left.Err, err)
 	if len(pids) == 0 {
@@ -128,6 +124,17 @@ func killAll(ctx context.Context, cgroup string) ([]int, error) {
 		case <-ctx.Done():
 			return pids, fmt.Errorf("processes did not end within %s", downBudget)
 		case <-tick.C:
+		}
+	}
+}
+
+// awaitReaped gives the parents of dead processes a moment to take note. A zombie that a careless process 1 never reaps holds
+// nothing, and is not the lab's.
+func awaitReaped(ps []process) {
+	deadline := time.Now().Add(500 * time.Millisecond)
+	for _, p := range ps {
+		for !p.reaped() && time.Now().Before(deadline) {
+			time.Sleep(time.Millisecond)
 		}
 	}
 }
