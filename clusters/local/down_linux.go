@@ -75,25 +75,20 @@ func (p *Provider) teardown(ctx context.Context, name string) error {
 func (p *Provider) sweep(ctx context.Context, name string) error {
 	dir := p.labDir(name)
 	cgroup := cgroupName(dir)
-	named, err := filepath.Glob(filepath.Join(dir, "clusters", "*", "nodes", "*", "init.json"))
+	inits, err := filepath.Glob(filepath.Join(dir, "clusters", "*", "nodes", "*", "init.json"))
 	if err != nil {
 		return err
 	}
-	var owners []process
-	for _, f := range append(named, filepath.Join(dir, "keeper.json")) {
-		var p process
-		if readJSON(f, &p) == nil && p.PID > 0 {
-			p.kill()
-			owners = append(owners, p)
-		}
-	}
+	// Nodes first: the keeper, where it still lives, reaps them.
+	awaitReaped(killNamed(inits))
+	keeper := killNamed([]string{filepath.Join(dir, "keeper.json")})
 	left := &clusters.LeftoverError{Lab: name}
 	pids, err := killAll(ctx, cgroup)
 	for _, pid := range pids {
 		left.Left = append(left.Left, fmt.Sprintf("process %d (%s)", pid, processName(pid)))
 	}
 	left.Err = err
-	awaitReaped(owners)
+	awaitReaped(keeper)
 	mounts, err := unmountBelow(dir)
 	left.Left, left.Err = append(left.Left, mounts...), errors.Join(left.Err, err)
 	if len(pids) == 0 {
@@ -128,10 +123,22 @@ func killAll(ctx context.Context, cgroup string) ([]int, error) {
 	}
 }
 
+// killNamed kills the processes that the files name, and returns them.
+func killNamed(files []string) (ps []process) {
+	for _, f := range files {
+		var p process
+		if readJSON(f, &p) == nil && p.PID > 0 {
+			p.kill()
+			ps = append(ps, p)
+		}
+	}
+	return ps
+}
+
 // awaitReaped gives the parents of dead processes a moment to take note. A zombie that a careless process 1 never reaps holds
 // nothing, and is not the lab's.
 func awaitReaped(ps []process) {
-	deadline := time.Now().Add(500 * time.Millisecond)
+	deadline := time.Now().Add(200 * time.Millisecond)
 	for _, p := range ps {
 		for !p.reaped() && time.Now().Before(deadline) {
 			time.Sleep(time.Millisecond)
