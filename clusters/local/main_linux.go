@@ -13,6 +13,7 @@ import (
 const (
 	keeperName = "meshproof-lab-keeper"
 	nodeName   = "meshproof-lab-node"
+	probeName  = "meshproof-lab-probe"
 )
 
 // Main must be called first in main and in TestMain. If this process was started as one of a lab's own processes, Main does
@@ -27,6 +28,8 @@ func Main() (handled bool) {
 		err = runKeeper(os.Args[1])
 	case len(os.Args) == 3 && os.Args[0] == nodeName:
 		err = runNode(os.Args[1], os.Args[2])
+	case len(os.Args) == 2 && os.Args[0] == probeName:
+		err = runProbe()
 	default:
 		return false
 	}
