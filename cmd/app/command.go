@@ -1,0 +1,112 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/meshproof/meshproof/fixtures/apps/bookinfo"
+	"github.com/meshproof/meshproof/fixtures/apps/hello"
+	"github.com/meshproof/meshproof/fixtures/apps/service"
+)
+
+// options are the flags of every role; each may come from the environment variable named in its help.
+type options struct {
+	id                        service.Identity
+	listen                    string
+	cluster                   string
+	details, reviews, ratings string
+	shutdown                  service.Shutdown
+}
+
+// newCommand returns the command tree. getenv and hostname give the defaults of flags.
+func newCommand(getenv func(string) string, hostname func() (string, error)) *cobra.Command {
+	var o options
+	root := &cobra.Command{
+		Use:           "app",
+		Short:         "Fixture apps: the Bookinfo services and hello",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	env := func(key, otherwise string) string {
+		if v := getenv(key); v != "" {
+			return v
+		}
+		return otherwise
+	}
+	flags := root.PersistentFlags()
+	flags.StringVar(&o.id.Version, "version", env("APP_VERSION", "v1"), "version that answers carry (APP_VERSION)")
+	flags.StringVar(&o.id.Pod, "pod", getenv("POD_NAME"), "name that answers carry; the host's name if empty (POD_NAME)")
+	flags.StringVar(&o.listen, "listen", env("LISTEN", ":9080"), "address to serve on (LISTEN)")
+	flags.StringVar(&o.cluster, "cluster", getenv("CLUSTER_NAME"), "cluster that reviews name in answers (CLUSTER_NAME)")
+	flags.StringVar(&o.details, "details", env("DETAILS_URL", "http://details:9080"), "base address of details (DETAILS_URL)")
+	flags.StringVar(&o.reviews, "reviews", env("REVIEWS_URL", "http://reviews:9080"), "base address of reviews (REVIEWS_URL)")
+	flags.StringVar(&o.ratings, "ratings", env("RATINGS_URL", "http://ratings:9080"), "base address of ratings (RATINGS_URL)")
+	flags.DurationVar(&o.shutdown.Drain, "drain", 3*time.Second, "how long to serve on after SIGTERM, unready")
+	flags.DurationVar(&o.shutdown.Finish, "finish", 15*time.Second, "how long requests in flight may take after that")
+
+	for _, role := range []struct {
+		name, short string
+		build       func(options) (http.Handler, error)
+	}{
+		{"productpage", "the Bookinfo page and its API", func(o options) (http.Handler, error) {
+			return bookinfo.ProductPage(bookinfo.ProductPageConfig{
+				DetailsURL: o.details, ReviewsURL: o.reviews, RatingsURL: o.ratings, Client: service.NewClient(),
+			})
+		}},
+		{"details", "the facts of a book", func(options) (http.Handler, error) { return bookinfo.Details(), nil }},
+		{"ratings", "the stars that readers gave", func(options) (http.Handler, error) { return bookinfo.Ratings(), nil }},
+		{"reviews", "what readers say: v1 without stars, v2 black, v3 red", func(o options) (http.Handler, error) {
+			stars, err := bookinfo.StarsOf(o.id.Version)
+			if err != nil {
+				return nil, err
+			}
+			return bookinfo.Reviews(bookinfo.ReviewsConfig{
+				Pod: o.id.Pod, Cluster: o.cluster, Stars: stars, RatingsURL: o.ratings, Client: service.NewClient(),
+			}), nil
+		}},
+		{"hello", "a greeting with version and pod", func(o options) (http.Handler, error) { return hello.New(o.id), nil }},
+	} {
+		root.AddCommand(&cobra.Command{
+			Use:   role.name,
+			Short: role.short,
+			Args:  cobra.NoArgs,
+			RunE: func(cmd *cobra.Command, _ []string) error {
+				o := o
+				o.id.App = role.name
+				if o.id.Pod == "" {
+					name, err := hostname()
+					if err != nil {
+						return fmt.Errorf("no --pod given and the host has no name: %w", err)
+					}
+					o.id.Pod = name
+				}
+				app, err := role.build(o)
+				if err != nil {
+					return err
+				}
+				return serve(cmd, o, app)
+			},
+		})
+	}
+	return root
+}
+
+func serve(cmd *cobra.Command, o options, app http.Handler) error {
+	ln, err := new(net.ListenConfig).Listen(cmd.Context(), "tcp", o.listen)
+	if err != nil {
+		return fmt.Errorf("listen on %s: %w", o.listen, err)
+	}
+	log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil))
+	log.Info("serving", "app", o.id.App, "version", o.id.Version, "pod", o.id.Pod, "address", ln.Addr().String())
+	lifecycle := new(service.Lifecycle)
+	if err := service.Serve(cmd.Context(), ln, service.Handler(o.id, lifecycle, app), lifecycle, o.shutdown); err != nil {
+		return err
+	}
+	log.Info("ended", "app", o.id.App)
+	return nil
+}

@@ -1,0 +1,234 @@
+package httpgen
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/textproto"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/meshproof/meshproof/loadgen"
+)
+
+// The headers in which fixture apps say who answered.
+const (
+	headerApp     = "X-Meshproof-App"
+	headerVersion = "X-Meshproof-Version"
+	headerPod     = "X-Meshproof-Pod"
+	headerFailed  = "X-Meshproof-Failed"
+)
+
+const (
+	headerSeq  = "X-Vegeta-Seq" // in which vegeta numbers its requests; never sent
+	maxBody    = 1 << 20        // of a body kept to verify it
+	maxErrText = 300
+)
+
+var errTimeout = errors.New("no whole answer in time")
+
+// exchanger is the RoundTripper that vegeta's client calls: it does the whole exchange, body included, and files a Result
+// under the sequence number. What it returns to vegeta is always an empty answer.
+type exchanger struct {
+	profile   loadgen.Profile
+	verify    func(*http.Response, []byte) error
+	prototype *http.Request // shared by all requests, never changed
+	transport *http.Transport
+	run       context.Context // ends when the run is canceled
+	start     time.Time       // all times are this one plus a monotonic difference, so that they stay exact as text
+
+	dials  sync.WaitGroup
+	undial context.CancelFunc
+
+	mu      sync.Mutex
+	results map[uint64]loadgen.Result
+}
+
+func newExchanger(run context.Context, p loadgen.Profile, o Options) (*exchanger, error) {
+	prototype, err := http.NewRequest(p.Method, p.URL, nil)
+	if err != nil {
+		return nil, fmt.Errorf("profile %q: %w", p.Name, err)
+	}
+	prototype.Host = p.Host
+	for name, values := range p.Header {
+		prototype.Header[http.CanonicalHeaderKey(name)] = values
+	}
+	if _, ok := prototype.Header["User-Agent"]; !ok {
+		prototype.Header.Set("User-Agent", "meshproof-load")
+	}
+	dialRun, undial := context.WithCancel(context.WithoutCancel(run))
+	x := &exchanger{
+		profile: p, verify: o.Verify, prototype: prototype, run: run, undial: undial,
+		results: make(map[uint64]loadgen.Result),
+	}
+	dial := o.DialContext
+	if dial == nil {
+		dial = new(net.Dialer).DialContext
+	}
+	x.transport = &http.Transport{
+		// The transport lets a dial outlive its request, for the next one's sake; here it ends with the run at the latest.
+		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			x.dials.Add(1)
+			defer x.dials.Done()
+			ctx, cancel := context.WithCancel(ctx)
+			defer cancel()
+			defer context.AfterFunc(dialRun, cancel)()
+			return dial(ctx, network, addr)
+		},
+		TLSClientConfig:     o.TLS,
+		MaxIdleConnsPerHost: p.MaxWorkers, // every worker may keep its connection
+		IdleConnTimeout:     90 * time.Second,
+		DisableCompression:  true, // bytes are counted as sent
+		Protocols:           new(http.Protocols),
+	}
+	x.transport.Protocols.SetHTTP1(true)
+	return x, nil
+}
+
+// close ends dials that nobody waits for and all connections. It is called after the last exchange.
+func (x *exchanger) close() {
+	x.undial()
+	x.dials.Wait()
+	x.transport.CloseIdleConnections()
+}
+
+// take hands over the Result of a finished exchange; Intended is still to be filled in.
+func (x *exchanger) take(seq uint64) (loadgen.Result, bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	r, ok := x.results[seq]
+	delete(x.results, seq)
+	return r, ok
+}
+
+// now is start plus the monotonic time since.
+func (x *exchanger) now() time.Time { return x.start.Add(time.Since(x.start)) }
+
+// RoundTrip implements http.RoundTripper for vegeta's client.
+func (x *exchanger) RoundTrip(req *http.Request) (*http.Response, error) {
+	seq, err := strconv.ParseUint(req.Header.Get(headerSeq), 10, 64)
+	if err != nil {
+		return nil, fmt.Errorf("vegeta's request number: %w", err)
+	}
+	result := loadgen.Result{Seq: seq, Stream: x.profile.Name, Sent: x.now(), Class: loadgen.OK, BytesOut: uint64(len(x.profile.Body))}
+	if err := x.exchange(&result); err != nil && len(err.Error()) > 0 {
+		result.Err = clip(err.Error())
+	}
+	x.mu.Lock()
+	x.results[seq] = result
+	x.mu.Unlock()
+	return &http.Response{StatusCode: http.StatusNoContent, Header: http.Header{}, Body: http.NoBody, Request: req}, nil
+}
+
+// exchange makes one request and fills in everything but Seq, Stream and the times before it. The error is the text behind a
+// class other than OK.
+func (x *exchanger) exchange(r *loadgen.Result) error {
+	ctx, cancel := context.WithTimeoutCause(x.run, x.profile.Timeout, errTimeout)
+	defer cancel()
+	var connections atomic.Int32
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GotConn: func(httptrace.GotConnInfo) { connections.Add(1) },
+	})
+	resp, err := x.transport.RoundTrip(x.request(ctx))
+	if err != nil {
+		r.Done = x.now()
+		r.Class, err = x.classify(ctx, err, connections.Load())
+		return err
+	}
+	r.Code = resp.StatusCode
+	r.App, r.Version, r.Pod = resp.Header.Get(headerApp), resp.Header.Get(headerVersion), resp.Header.Get(headerPod)
+	body, n, err := readBody(resp.Body)
+	r.Done = x.now()
+	r.BytesIn = n
+	if err != nil {
+		r.Class, err = x.classify(ctx, err, connections.Load())
+		return fmt.Errorf("read the body after %d bytes: %w", n, err)
+	}
+	if connections.Load() > 1 {
+		r.Class = loadgen.Reset
+		return errors.New("answered only when net/http sent it again on another connection")
+	}
+	if !x.profile.Accepts(r.Code) {
+		r.Class = loadgen.Status
+		return errors.New(resp.Status)
+	}
+	if err := x.check(resp, body); err != nil {
+		r.Class = loadgen.Mismatch
+		return err
+	}
+	return nil
+}
+
+// request is a copy of the prototype that net/http cannot replay: it has a body and no way to get it again. Of an empty body
+// to GET, HEAD, DELETE and OPTIONS nothing is sent, not even a length.
+func (x *exchanger) request(ctx context.Context) *http.Request {
+	req := x.prototype.WithContext(ctx)
+	switch {
+	case len(x.profile.Body) > 0:
+		req.Body = io.NopCloser(bytes.NewReader(x.profile.Body))
+		req.ContentLength = int64(len(x.profile.Body))
+	case req.Method == http.MethodGet, req.Method == http.MethodHead, req.Method == http.MethodDelete, req.Method == http.MethodOptions:
+		req.Body = io.NopCloser(strings.NewReader(""))
+	}
+	return req
+}
+
+func (x *exchanger) check(resp *http.Response, body []byte) error {
+	if want, got := x.profile.ExpectApp, resp.Header.Get(headerApp); want != "" && got != want {
+		return fmt.Errorf("answered by app %q, not %q", got, want)
+	}
+	if failed := resp.Header.Get(headerFailed); failed != "" {
+		return fmt.Errorf("the answer lacks what a call below should have given: %s", failed)
+	}
+	if want := x.profile.ExpectBody; want != "" && !bytes.Contains(body, []byte(want)) {
+		return fmt.Errorf("the body lacks %q", want)
+	}
+	if x.verify != nil {
+		return x.verify(resp, body)
+	}
+	return nil
+}
+
+// classify says why an exchange broke. connections counts those that the request was given.
+func (x *exchanger) classify(ctx context.Context, err error, connections int32) (loadgen.Class, error) {
+	var protocol textproto.ProtocolError
+	switch {
+	case x.run.Err() != nil:
+		return loadgen.Canceled, err
+	case connections == 0:
+		// Also when time ran out while connecting: nothing was sent.
+		return loadgen.Connect, err
+	case errors.Is(context.Cause(ctx), errTimeout):
+		return loadgen.Timeout, fmt.Errorf("%w (%s)", errTimeout, x.profile.Timeout)
+	case errors.As(err, &protocol):
+		return loadgen.Mismatch, err
+	}
+	return loadgen.Reset, err
+}
+
+// readBody reads to the end and closes. It keeps the first maxBody bytes and counts all.
+func readBody(body io.ReadCloser) (kept []byte, n uint64, err error) {
+	defer body.Close()
+	kept, err = io.ReadAll(io.LimitReader(body, maxBody))
+	n = uint64(len(kept))
+	if err != nil {
+		return kept, n, err
+	}
+	rest, err := io.Copy(io.Discard, body)
+	return kept, n + uint64(rest), err
+}
+
+func clip(s string) string {
+	if len(s) <= maxErrText {
+		return s
+	}
+	return strings.ToValidUTF8(s[:maxErrText], "") + "..."
+}

@@ -1,0 +1,415 @@
+package httpgen_test
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/meshproof/meshproof/loadgen"
+	"github.com/meshproof/meshproof/loadgen/httpgen"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func generate(t *testing.T, p loadgen.Profile, o httpgen.Options) []loadgen.Result {
+	t.Helper()
+	g, err := httpgen.New(p, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var results []loadgen.Result
+	if err := g.Run(t.Context(), func(r loadgen.Result) { results = append(results, r) }); err != nil {
+		t.Fatal(err)
+	}
+	slices.SortFunc(results, func(a, b loadgen.Result) int { return int(a.Seq) - int(b.Seq) })
+	return results
+}
+
+// A server stalls for as long as the schedule lasts, and four workers are all there are. The requests that had to wait for a
+// worker leave only when the stall is over: counted from the send they were served at once, from the intended start they
+// waited the stall out. All bounds follow from what must come before what, none from how fast this machine is.
+func TestStallShowsFromIntendedStart(t *testing.T) {
+	const (
+		rate    = 200
+		length  = time.Second
+		workers = 4
+	)
+	gate := make(chan struct{})
+	var opened time.Time
+	timer := time.AfterFunc(length, func() { opened = time.Now(); close(gate) })
+	defer timer.Stop()
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-gate }))
+	defer server.Close()
+
+	results := generate(t, loadgen.Profile{Name: "stall", URL: server.URL, Rate: rate, Duration: length, MaxWorkers: workers}, httpgen.Options{})
+	if len(results) != rate {
+		t.Fatalf("%d results, want %d: an open loop owes every request of its schedule", len(results), rate)
+	}
+	var latency, service []time.Duration
+	early := 0
+	for i, r := range results {
+		if r.Seq != uint64(i) || r.Class != loadgen.OK || r.Stream != "stall" {
+			t.Fatalf("result %d: %+v", i, r)
+		}
+		if want := results[0].Intended.Add(time.Duration(i) * time.Second / rate); !r.Intended.Equal(want) {
+			t.Fatalf("request %d intended at %s, want %s", i, r.Intended, want)
+		}
+		latency, service = append(latency, r.Latency()), append(service, r.ServiceTime())
+		if r.Sent.Before(opened) {
+			early++
+			continue
+		}
+		if stalled := opened.Sub(r.Intended); r.Latency() < stalled || r.Lateness() < stalled {
+			t.Errorf("request %d: latency %s, lateness %s; it was stalled for %s", i, r.Latency(), r.Lateness(), stalled)
+		}
+		if most := r.Done.Sub(opened); r.ServiceTime() > most {
+			t.Errorf("request %d: service time %s holds some of the stall; at most %s passed since", i, r.ServiceTime(), most)
+		}
+	}
+	if early > workers {
+		t.Errorf("%d requests left during the stall, with %d workers", early, workers)
+	}
+	slices.Sort(latency)
+	slices.Sort(service)
+	// Half of the schedule was due in its first half, and nothing ended before the whole of it.
+	if p50 := latency[rate/2-1]; p50 < length/2 {
+		t.Errorf("median latency %s hides a stall of %s", p50, length)
+	}
+	t.Logf("latency from intended start: median %s, max %s; service time: median %s, max %s",
+		latency[rate/2], latency[rate-1], service[rate/2], service[rate-1])
+}
+
+func TestClasses(t *testing.T) {
+	answer := func(status int, header map[string]string, body string) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) {
+			for k, v := range header {
+				w.Header().Set(k, v)
+			}
+			w.WriteHeader(status)
+			io.WriteString(w, body)
+		}
+	}
+	hang := func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
+	who := map[string]string{"X-Meshproof-App": "hello", "X-Meshproof-Version": "v2", "X-Meshproof-Pod": "hello-v2-x"}
+	for _, test := range []struct {
+		name    string
+		handler http.HandlerFunc
+		change  func(*loadgen.Profile)
+		options httpgen.Options
+		class   loadgen.Class
+		code    int
+		err     string
+	}{
+		{name: "good", handler: answer(200, who, "hi"), class: loadgen.OK, code: 200},
+		{name: "good, and the right app", handler: answer(200, who, "hi"), class: loadgen.OK, code: 200,
+			change: func(p *loadgen.Profile) { p.ExpectApp, p.ExpectBody = "hello", "hi" }},
+		{name: "status", handler: answer(503, who, ""), class: loadgen.Status, code: 503, err: "503 Service Unavailable"},
+		{name: "accepted status", handler: answer(503, who, ""), class: loadgen.OK, code: 503,
+			change: func(p *loadgen.Profile) { p.Accept = []int{200, 503} }},
+		{name: "redirects are not followed", handler: answer(302, map[string]string{"Location": "/elsewhere"}, ""), class: loadgen.Status, code: 302},
+		{name: "another app", handler: answer(200, who, "hi"), class: loadgen.Mismatch, code: 200, err: `answered by app "hello", not "ratings"`,
+			change: func(p *loadgen.Profile) { p.ExpectApp = "ratings" }},
+		{name: "another body", handler: answer(200, who, "hi"), class: loadgen.Mismatch, code: 200, err: `the body lacks "bye"`,
+			change: func(p *loadgen.Profile) { p.ExpectBody = "bye" }},
+		{name: "a page with a hole", handler: answer(200, map[string]string{"X-Meshproof-Failed": "reviews/503"}, ""), class: loadgen.Mismatch, code: 200, err: "reviews/503"},
+		{name: "verified and refused", handler: answer(200, who, "hi"), class: loadgen.Mismatch, code: 200, err: "I read hi",
+			options: httpgen.Options{Verify: func(_ *http.Response, body []byte) error { return fmt.Errorf("I read %s", body) }}},
+		{name: "no answer", handler: hang, class: loadgen.Timeout, err: "no whole answer in time (100ms)",
+			change: func(p *loadgen.Profile) { p.Timeout = 100 * time.Millisecond }},
+		{name: "half an answer", class: loadgen.Timeout, code: 200, err: "after 2 bytes",
+			handler: func(w http.ResponseWriter, r *http.Request) {
+				io.WriteString(w, "ha")
+				_ = http.NewResponseController(w).Flush()
+				hang(w, r)
+			},
+			change: func(p *loadgen.Profile) { p.Timeout = 100 * time.Millisecond }},
+		{name: "connection closed without an answer", handler: func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, class: loadgen.Reset},
+		{name: "connection closed in the body", class: loadgen.Reset, code: 200,
+			handler: func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("Content-Length", "100")
+				io.WriteString(w, "ten bytes.")
+				_ = http.NewResponseController(w).Flush()
+				panic(http.ErrAbortHandler)
+			}},
+		{name: "connection refused", handler: hang, class: loadgen.Connect,
+			options: httpgen.Options{DialContext: func(context.Context, string, string) (net.Conn, error) { return nil, syscall.ECONNREFUSED }}},
+		{name: "connection never made", handler: hang, class: loadgen.Connect,
+			change: func(p *loadgen.Profile) { p.Timeout = 100 * time.Millisecond },
+			options: httpgen.Options{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+				<-ctx.Done()
+				return nil, ctx.Err()
+			}}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			server := httptest.NewServer(test.handler)
+			defer server.Close()
+			p := loadgen.Profile{Name: "classes", URL: server.URL, Rate: 100, Duration: 30 * time.Millisecond}
+			if test.change != nil {
+				test.change(&p)
+			}
+			results := generate(t, p, test.options)
+			if len(results) != 3 {
+				t.Fatalf("%d results, want 3: failures are results too", len(results))
+			}
+			for _, r := range results {
+				if r.Class != test.class || r.Code != test.code || !strings.Contains(r.Err, test.err) || (r.Err == "") != (r.Class == loadgen.OK) {
+					t.Errorf("class %q, code %d, err %q; want %q, %d, %q", r.Class, r.Code, r.Err, test.class, test.code, test.err)
+				}
+				if r.Sent.Before(r.Intended) || r.Done.Before(r.Sent) {
+					t.Errorf("out of order: intended %s, sent %s, done %s", r.Intended, r.Sent, r.Done)
+				}
+			}
+		})
+	}
+}
+
+// fickle answers the first request of each connection and hangs up on the second, which is when net/http would send a GET
+// again on another connection.
+func fickle(t *testing.T) (url string, received *atomic.Int32) {
+	t.Helper()
+	received = new(atomic.Int32)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var connections sync.WaitGroup
+	connections.Go(func() {
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			connections.Go(func() {
+				defer conn.Close()
+				in := bufio.NewReader(conn)
+				for n := range 2 {
+					req, err := http.ReadRequest(in)
+					if err != nil {
+						return
+					}
+					io.Copy(io.Discard, req.Body)
+					received.Add(1)
+					if n == 0 {
+						io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+					}
+				}
+			})
+		}
+	})
+	t.Cleanup(func() { ln.Close(); connections.Wait() })
+	return "http://" + ln.Addr().String(), received
+}
+
+func TestNothingIsSentTwice(t *testing.T) {
+	for _, test := range []struct {
+		method string
+		body   string
+	}{{"GET", ""}, {"HEAD", ""}, {"OPTIONS", ""}, {"DELETE", ""}, {"POST", ""}, {"PUT", "stars"}, {"GET", "odd but allowed"}} {
+		t.Run(test.method+" "+test.body, func(t *testing.T) {
+			url, received := fickle(t)
+			p := loadgen.Profile{
+				Name: "fickle", Method: test.method, URL: url, Body: []byte(test.body), Rate: 200, Duration: 100 * time.Millisecond, MaxWorkers: 1,
+			}
+			if test.method != "POST" { // see TestSecondAttemptIsAFailure
+				p.Header = http.Header{"Idempotency-Key": {"tempts net/http to send again"}}
+			}
+			results := generate(t, p, httpgen.Options{})
+			if int(received.Load()) != len(results) || len(results) != 20 {
+				t.Errorf("the server got %d requests for %d results, want 20 each", received.Load(), len(results))
+			}
+			for i, r := range results {
+				want := loadgen.OK
+				if i%2 == 1 {
+					want = loadgen.Reset
+				}
+				if r.Class != want {
+					t.Errorf("request %d: %s (%s), want %s", i, r.Class, r.Err, want)
+				}
+			}
+		})
+	}
+}
+
+// brokenPipe fails its second write before a byte is out, which lets net/http send even a POST again if it has no body.
+type brokenPipe struct {
+	net.Conn
+	writes int
+}
+
+func (c *brokenPipe) Write(b []byte) (int, error) {
+	if c.writes++; c.writes == 2 {
+		return 0, syscall.EPIPE
+	}
+	return c.Conn.Write(b)
+}
+
+func TestSecondAttemptIsAFailure(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	defer server.Close()
+	dial := func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := new(net.Dialer).DialContext(ctx, network, addr)
+		return &brokenPipe{Conn: conn}, err
+	}
+	for _, test := range []struct {
+		method, err string
+		want        []loadgen.Class
+	}{
+		// A POST is answered on its second connection; that connection's next write is again its second.
+		{"POST", "sent it again", []loadgen.Class{loadgen.OK, loadgen.Reset, loadgen.Reset, loadgen.Reset}},
+		{"GET", "broken pipe", []loadgen.Class{loadgen.OK, loadgen.Reset, loadgen.OK, loadgen.Reset}},
+	} {
+		t.Run(test.method, func(t *testing.T) {
+			results := generate(t, loadgen.Profile{
+				Name: "again", Method: test.method, URL: server.URL, Rate: 100, Duration: 40 * time.Millisecond, MaxWorkers: 1,
+			}, httpgen.Options{DialContext: dial})
+			var got []loadgen.Class
+			for _, r := range results {
+				got = append(got, r.Class)
+				if r.Class == loadgen.Reset && !strings.Contains(r.Err, test.err) {
+					t.Errorf("request %d: %q lacks %q", r.Seq, r.Err, test.err)
+				}
+			}
+			if !slices.Equal(got, test.want) {
+				t.Errorf("classes %v, want %v", got, test.want)
+			}
+		})
+	}
+}
+
+// What goes out is what the profile says: nothing of vegeta's, and no sign of the empty body that keeps net/http from
+// replaying.
+func TestOnTheWire(t *testing.T) {
+	type seen struct {
+		line, host, body string
+		length           int64
+		chunked          bool
+		header           http.Header
+	}
+	var (
+		mu  sync.Mutex
+		got []seen
+	)
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		mu.Lock()
+		defer mu.Unlock()
+		got = append(got, seen{r.Method + " " + r.RequestURI, r.Host, string(body), r.ContentLength, len(r.TransferEncoding) > 0, r.Header})
+	}))
+	defer server.Close()
+	for _, p := range []loadgen.Profile{
+		{URL: server.URL + "/productpage?u=a", Host: "shop.example.com", Header: http.Header{"end-user": {"jason"}}},
+		{URL: server.URL + "/ratings/0", Method: "POST", Body: []byte(`{"a":1}`)},
+		{URL: server.URL + "/", Method: "POST"},
+	} {
+		p.Name, p.Rate, p.Duration = "wire", 1, time.Millisecond
+		for _, r := range generate(t, p, httpgen.Options{}) {
+			if r.Class != loadgen.OK || r.BytesOut != uint64(len(p.Body)) {
+				t.Errorf("%+v", r)
+			}
+		}
+	}
+	if len(got) != 3 {
+		t.Fatalf("%d requests arrived, want 3", len(got))
+	}
+	for i, s := range got {
+		for name := range s.header {
+			if strings.HasPrefix(name, "X-Vegeta") {
+				t.Errorf("request %d carries %s", i, name)
+			}
+		}
+		if s.chunked {
+			t.Errorf("request %d is chunked", i)
+		}
+	}
+	if s := got[0]; s.line != "GET /productpage?u=a" || s.host != "shop.example.com" || s.header.Get("End-User") != "jason" || s.header.Get("Content-Length") != "" {
+		t.Errorf("GET arrived as %+v", s)
+	}
+	if s := got[1]; s.line != "POST /ratings/0" || s.body != `{"a":1}` || s.length != 7 {
+		t.Errorf("POST arrived as %+v", s)
+	}
+	if s := got[2]; s.line != "POST /" || s.body != "" || s.length != 0 {
+		t.Errorf("empty POST arrived as %+v", s)
+	}
+}
+
+func TestConnectionsAreKept(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "hi") }))
+	defer server.Close()
+	var dials atomic.Int32
+	results := generate(t, loadgen.Profile{Name: "keep", URL: server.URL, Rate: 500, Duration: 200 * time.Millisecond, MaxWorkers: 1},
+		httpgen.Options{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			dials.Add(1)
+			return new(net.Dialer).DialContext(ctx, network, addr)
+		}})
+	if len(results) != 100 || dials.Load() != 1 {
+		t.Errorf("%d requests over %d connections, want 100 over 1", len(results), dials.Load())
+	}
+}
+
+// A canceled run abandons what is in flight as Canceled, sends no more, and leaves nothing behind (see TestMain).
+func TestCancel(t *testing.T) {
+	for _, workers := range []int{3000, 5} { // free workers, and all of them busy
+		t.Run(fmt.Sprint(workers), func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			var arrived atomic.Int32
+			server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+				if arrived.Add(1) == 5 {
+					cancel()
+				}
+				<-r.Context().Done()
+			}))
+			defer server.Close()
+			g, err := httpgen.New(loadgen.Profile{Name: "cancel", URL: server.URL, Rate: 200, Duration: time.Hour, Timeout: time.Hour, MaxWorkers: workers}, httpgen.Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			results := 0
+			err = g.Run(ctx, func(r loadgen.Result) {
+				results++
+				if r.Class != loadgen.Canceled {
+					t.Errorf("class %s (%s), want canceled", r.Class, r.Err)
+				}
+			})
+			if err != nil || results < 5 {
+				t.Errorf("%d results, error %v", results, err)
+			}
+		})
+	}
+}
+
+// A long wait for the next request ends with the run.
+func TestCancelBetweenRequests(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	defer server.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	g, err := httpgen.New(loadgen.Profile{Name: "slow", URL: server.URL, Rate: 0.001, Duration: 10 * time.Hour}, httpgen.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	results := 0
+	if err := g.Run(ctx, func(loadgen.Result) { results++; cancel() }); err != nil || results != 1 {
+		t.Errorf("%d results, error %v", results, err)
+	}
+}
+
+func TestBadProfile(t *testing.T) {
+	if _, err := httpgen.New(loadgen.Profile{Name: "x", URL: "nowhere"}, httpgen.Options{}); err == nil || !strings.Contains(err.Error(), "url") {
+		t.Errorf("error %v", err)
+	}
+}
+

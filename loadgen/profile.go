@@ -1,0 +1,169 @@
+package loadgen
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"net/http"
+	"net/url"
+	"slices"
+	"time"
+
+	"golang.org/x/net/http/httpguts"
+)
+
+// Defaults of a Profile.
+const (
+	DefaultTimeout    = 10 * time.Second
+	DefaultMaxWorkers = 1024
+)
+
+// Profile is one stream of equal requests and its schedule. It travels as JSON to agents; durations are nanoseconds there.
+type Profile struct {
+	Name   string      `json:"name"`             // becomes Result.Stream
+	Method string      `json:"method,omitempty"` // GET if empty
+	URL    string      `json:"url"`              // absolute, http or https
+	Host   string      `json:"host,omitempty"`   // Host header, that of URL if empty
+	Header http.Header `json:"header,omitempty"`
+	Body   []byte      `json:"body,omitempty"`
+
+	// The schedule: Rate requests a second for Duration; with RampTo, changing evenly to that rate; or Steps alone.
+	Rate     float64       `json:"rate,omitempty"`
+	RampTo   float64       `json:"rampTo,omitempty"`
+	Duration time.Duration `json:"duration,omitempty"`
+	Steps    []Step        `json:"steps,omitempty"`
+
+	// Timeout bounds a request from its actual send to the end of its answer. DefaultTimeout if 0.
+	Timeout time.Duration `json:"timeout,omitempty"`
+	// MaxWorkers bounds the requests in flight. When it is reached requests leave late, and Result.Lateness shows it.
+	// DefaultMaxWorkers if 0.
+	MaxWorkers int `json:"maxWorkers,omitempty"`
+
+	// Accept lists the statuses that are not failures; 200 to 299 if empty.
+	Accept []int `json:"accept,omitempty"`
+	// ExpectApp is the app that must have answered; any if empty. ExpectBody must be part of the body.
+	ExpectApp  string `json:"expectApp,omitempty"`
+	ExpectBody string `json:"expectBody,omitempty"`
+}
+
+// WithDefaults returns p with the documented default in every empty field that has one.
+func (p Profile) WithDefaults() Profile {
+	if p.Method == "" {
+		p.Method = http.MethodGet
+	}
+	if p.Timeout == 0 {
+		p.Timeout = DefaultTimeout
+	}
+	if p.MaxWorkers == 0 {
+		p.MaxWorkers = DefaultMaxWorkers
+	}
+	return p
+}
+
+// Accepts reports whether a status counts as a good answer.
+func (p Profile) Accepts(status int) bool {
+	if len(p.Accept) == 0 {
+		return status >= 200 && status <= 299
+	}
+	return slices.Contains(p.Accept, status)
+}
+
+// Pacer returns the schedule of a valid profile.
+func (p Profile) Pacer() Pacer {
+	switch {
+	case len(p.Steps) > 0:
+		return Steps(p.Steps)
+	case p.RampTo > 0:
+		return Ramp(p.Rate, p.RampTo, p.Duration)
+	}
+	return Constant(p.Rate, p.Duration)
+}
+
+// Validate names everything that is wrong, each with its field.
+func (p Profile) Validate() error {
+	var errs []error
+	bad := func(field, format string, args ...any) {
+		errs = append(errs, fmt.Errorf("profile %q: %s: %w", p.Name, field, fmt.Errorf(format, args...)))
+	}
+	if p.Name == "" {
+		bad("name", "is empty; results carry it as their stream")
+	}
+	if !validMethod(p.Method) {
+		bad("method", "%q is not an HTTP method that a load may use", p.Method)
+	}
+	switch u, err := url.Parse(p.URL); {
+	case err != nil:
+		bad("url", "%w", err)
+	case u.Scheme != "http" && u.Scheme != "https", u.Host == "":
+		bad("url", "%q is not absolute; write http://host:port/path", p.URL)
+	}
+	if !httpguts.ValidHostHeader(p.Host) {
+		bad("host", "%q is not a host name", p.Host)
+	}
+	for name, values := range p.Header {
+		if !httpguts.ValidHeaderFieldName(name) {
+			bad("header", "%q is not a header name", name)
+		}
+		if http.CanonicalHeaderKey(name) == "Host" {
+			bad("header", "Host belongs in the field host")
+		}
+		for _, v := range values {
+			if !httpguts.ValidHeaderFieldValue(v) {
+				bad("header", "%s: the value %q may not be in a header", name, v)
+			}
+		}
+	}
+	p.validateSchedule(bad)
+	if p.Timeout < 0 {
+		bad("timeout", "%s is negative", p.Timeout)
+	}
+	if p.MaxWorkers < 0 {
+		bad("maxWorkers", "%d is negative", p.MaxWorkers)
+	}
+	for _, status := range p.Accept {
+		if status < 100 || status > 599 {
+			bad("accept", "%d is not an HTTP status", status)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (p Profile) validateSchedule(bad func(field, format string, args ...any)) {
+	if len(p.Steps) > 0 {
+		if p.Rate != 0 || p.RampTo != 0 || p.Duration != 0 {
+			bad("steps", "rate, rampTo and duration cannot stand beside steps")
+		}
+		for i, s := range p.Steps {
+			field := fmt.Sprintf("steps[%d]", i)
+			if !validRate(s.Rate) {
+				bad(field+".rate", "%v is not a rate; use 0 or more requests a second", s.Rate)
+			}
+			if s.For <= 0 {
+				bad(field+".for", "%s is not a length; use more than 0", s.For)
+			}
+		}
+		if !slices.ContainsFunc(p.Steps, func(s Step) bool { return s.Rate > 0 }) {
+			bad("steps", "no step sends anything")
+		}
+		return
+	}
+	if !validRate(p.Rate) || p.Rate == 0 && p.RampTo == 0 {
+		bad("rate", "%v is not a rate; use more than 0 requests a second", p.Rate)
+	}
+	if !validRate(p.RampTo) {
+		bad("rampTo", "%v is not a rate; use more than 0 requests a second", p.RampTo)
+	}
+	if p.Duration <= 0 {
+		bad("duration", "%s is not a length; use more than 0", p.Duration)
+	}
+}
+
+// maxRate keeps due times meaningful: a microsecond between requests.
+const maxRate = 1e6
+
+func validRate(r float64) bool { return r >= 0 && r <= maxRate && !math.IsNaN(r) }
+
+// validMethod takes tokens other than CONNECT, which is not a request to an app, and TRACE, which may not carry headers on.
+func validMethod(m string) bool {
+	return m == "" || httpguts.ValidHeaderFieldName(m) && m != http.MethodConnect && m != http.MethodTrace
+}
