@@ -412,4 +412,3 @@ func TestBadProfile(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 }
-

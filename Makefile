@@ -1,0 +1,83 @@
+# Meshproof. `make help` lists what there is.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+VERSION ?= 0.1.0
+BIN     := $(CURDIR)/bin
+LDFLAGS := -s -w -X github.com/meshproof/meshproof/cmd/internal/version.Version=$(VERSION)
+STATIC  := CGO_ENABLED=0 go build -trimpath -ldflags "$(LDFLAGS)"
+MAINS   := meshproof meshd meshproxy app loadagent
+LINT    := go tool -modfile=.tools/go.mod golangci-lint
+
+.PHONY: help
+help: ## List the targets
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: deps build ## Build, start a cluster, install the mesh, prove the weighted canary, report, take it all down
+	$(BIN)/meshproof run canary --profile quick
+
+.PHONY: test
+test: unit e2e ## Every test: unit tests with the race detector, then end to end on the embedded cluster
+
+.PHONY: unit
+unit: deps ## Unit tests with the race detector
+	go vet ./...
+	cd clusters/local/node && go vet ./...
+	go test -race -short -timeout 20m ./...
+
+.PHONY: e2e
+e2e: deps build ## End-to-end tests on the embedded cluster
+	go test -count=1 -p 1 -timeout 40m ./clusters/local/... ./scenarios/suites/...
+
+.PHONY: bench
+bench: deps build ## Benchmarks: the proxy, the control plane, the load generator, cluster start and stop
+	go test -run '^$$' -bench . -benchmem -timeout 60m ./...
+
+.PHONY: build
+build: ## Build the commands into bin/
+	@mkdir -p $(BIN)
+	$(STATIC) -o $(BIN)/ $(addprefix ./cmd/,$(MAINS))
+
+.PHONY: images
+images: build ## Pack the commands into OCI archives in dist/images/
+	$(BIN)/meshproof images --out dist/images
+
+.PHONY: lint
+lint: ## Run golangci-lint at its pinned version
+	$(LINT) run ./...
+
+.PHONY: verify
+verify: ## Check that what is generated and formatted is up to date
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo "gofmt: run make update"; gofmt -l $$(git ls-files '*.go'); exit 1; }
+	go mod tidy -diff
+	cd clusters/local/node && go mod tidy -diff
+	go test ./cmd/internal/layering ./mesh/objects/...
+	$(MAKE) lint
+
+.PHONY: update
+update: ## Bring what is generated and formatted up to date: formatting, modules, golden files
+	gofmt -w $$(git ls-files '*.go')
+	go mod tidy
+	cd clusters/local/node && go mod tidy
+	go generate ./...
+	go test $$(git grep -l 'flag.Bool("update"' -- '*_test.go' | xargs -n1 dirname | sort -u | sed 's,^,./,') -update
+
+# What the embedded cluster takes from the operating system. The race detector wants a C compiler.
+DEPS := $(if $(shell command -v runc),,runc) $(if $(shell command -v nft),,nftables) $(if $(shell command -v cc),,gcc libc6-dev)
+.PHONY: deps
+deps: ## Install what the embedded cluster takes from the system: runc and nft
+	@missing="$(strip $(DEPS))"; \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  echo "installing $$missing"; \
+	  export DEBIAN_FRONTEND=noninteractive; \
+	  apt-get update -qq && apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	else \
+	  echo "missing: $$missing; install with: apt-get install -y $$missing (as root)"; exit 1; \
+	fi
+
+.PHONY: clean
+clean: ## Remove what the build made here; built Kubernetes binaries stay in the XDG cache
+	rm -rf $(BIN) dist runs
