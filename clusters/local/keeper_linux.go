@@ -1,0 +1,198 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"runtime/debug"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// The keeper lives in the lab's outer network namespace and owns the nodes: each holds the read end of a pipe whose write
+// end only the keeper has, and dies with it. Its API listeners were made by Up in the host's namespace and handed down.
+
+// startKeeper starts the keeper, detached from this process's session. Files become its descriptors 3, 4, ...
+func startKeeper(labDir string, listeners []*os.File) (*os.Process, error) {
+	logFile, err := os.OpenFile(filepath.Join(labDir, "keeper.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	defer logFile.Close() //nolint:errcheck // the keeper has its own copy
+	cmd := &exec.Cmd{
+		Path: "/proc/self/exe", Args: []string{keeperName, labDir}, Dir: "/", Env: append(baseEnv(), "GOGC=50"),
+		Stdout: logFile, Stderr: logFile, ExtraFiles: listeners,
+		SysProcAttr: &syscall.SysProcAttr{Setsid: true, Cloneflags: unix.CLONE_NEWNET},
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("start the lab's keeper: %w", err)
+	}
+	return cmd.Process, nil
+}
+
+func runKeeper(labDir string) error {
+	st, err := loadState(labDir)
+	if err != nil {
+		return err
+	}
+	if err := makeCgroup(st.CGroup + "/keeper"); err != nil {
+		return err
+	}
+	if err := joinCgroup(st.CGroup + "/keeper"); err != nil {
+		return err
+	}
+	self, err := thisProcess()
+	if err != nil {
+		return err
+	}
+	if err := writeJSON(filepath.Join(labDir, "keeper.json"), self); err != nil {
+		return err
+	}
+	if err := makeOuterNetwork(); err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	fd := uintptr(3)
+	for i := range st.Clusters {
+		c := &st.Clusters[i]
+		l, err := net.FileListener(os.NewFile(fd, c.Name))
+		if err != nil {
+			return fmt.Errorf("cluster %q: listener handed down: %w", c.Name, err)
+		}
+		fd++
+		defer context.AfterFunc(ctx, func() { _ = l.Close() })()
+		wg.Go(func() { forward(ctx, l, fmt.Sprintf("%s:%d", c.Nodes[0].IP, apiPort), dialDirect) })
+		for j := range c.Nodes {
+			if err := startNode(st, c, &c.Nodes[j], &wg); err != nil {
+				stop()
+				_ = l.Close()
+				return fmt.Errorf("node %q: %w", c.Nodes[j].Name, err)
+			}
+		}
+	}
+	debug.FreeOSMemory() // from here on only the forwarder runs
+	<-ctx.Done()
+	os.Exit(0) // the nodes go with the pipes
+	return nil
+}
+
+// startNode starts a node's init in fresh namespaces and connects it to the bridge.
+func startNode(st *labState, c *clusterState, n *nodeState, wg *sync.WaitGroup) error {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer r.Close() //nolint:errcheck // the node has its own copy
+	logFile, err := os.OpenFile(filepath.Join(n.Dir, "logs", "init.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
+	if err != nil {
+		return err
+	}
+	defer logFile.Close() //nolint:errcheck // the node has its own copy
+	if err := makeCgroup(st.CGroup + "/" + n.Name + "/system"); err != nil {
+		return err
+	}
+	if err := makeCgroup(st.CGroup + "/" + n.Name + "/pods"); err != nil {
+		return err
+	}
+	cmd := &exec.Cmd{
+		Path: "/proc/self/exe", Args: []string{nodeName, st.dir, n.Name}, Dir: "/", Env: append(baseEnv(), "GOGC=50"),
+		Stdout: logFile, Stderr: logFile, ExtraFiles: []*os.File{r},
+		SysProcAttr: &syscall.SysProcAttr{
+			Setsid:     true,
+			Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS,
+		},
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	pid := cmd.Process.Pid
+	wg.Go(func() {
+		err := cmd.Wait()
+		slog.Error("node ended", "node", n.Name, "err", err)
+		_ = w.Close()
+		// The init wrote why, unless it was killed.
+		path := filepath.Join(n.Dir, "failed.json")
+		if _, statErr := os.Stat(path); errors.Is(statErr, os.ErrNotExist) {
+			f := failure{Node: n.Name, Component: "init", Exit: fmt.Sprint(err), Tail: tail(logFile.Name())}
+			if err := writeJSON(path, f); err != nil {
+				slog.Error("record failure", "err", err)
+			}
+		}
+	})
+	p, err := findProcess(pid)
+	if err != nil {
+		return err
+	}
+	if err := writeJSON(filepath.Join(n.Dir, "init.json"), p); err != nil {
+		return err
+	}
+	if err := connectNode(c, n, pid); err != nil {
+		return err
+	}
+	_, err = w.Write([]byte{'g'}) // go: eth0 is there
+	return err
+}
+
+type dialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
+
+func dialDirect(ctx context.Context, network, addr string) (net.Conn, error) {
+	d := net.Dialer{Timeout: 10 * time.Second}
+	return d.DialContext(ctx, network, addr)
+}
+
+// forward carries every connection that l accepts to addr until l is closed, and returns when the last one is over.
+func forward(ctx context.Context, l net.Listener, addr string, dial dialFunc) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for {
+		in, err := l.Accept()
+		if err != nil {
+			return
+		}
+		wg.Go(func() {
+			defer in.Close() //nolint:errcheck // the stream is over
+			out, err := dial(ctx, "tcp", addr)
+			if err != nil {
+				slog.Debug("forward", "to", addr, "err", err)
+				return
+			}
+			defer out.Close() //nolint:errcheck // the stream is over
+			defer context.AfterFunc(ctx, func() { _ = in.Close(); _ = out.Close() })()
+			pipe(in, out)
+		})
+	}
+}
+
+// pipe copies both ways and passes half-closes on.
+func pipe(a, b net.Conn) {
+	var wg sync.WaitGroup
+	for _, d := range [][2]net.Conn{{a, b}, {b, a}} {
+		wg.Go(func() {
+			_, _ = io.Copy(d[0], d[1])
+			if c, ok := d[0].(interface{ CloseWrite() error }); ok {
+				_ = c.CloseWrite()
+			} else {
+				_ = d[0].Close()
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// baseEnv is the whole environment of the lab's processes: nothing of the caller's leaks in.
+func baseEnv() []string {
+	return []string{"PATH=" + inBin + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LANG=C.UTF-8"}
+}

@@ -1,0 +1,217 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/meshproof/meshproof/clusters"
+)
+
+// lab implements clusters.Lab. It holds nothing open: a lab outlives the processes that use it.
+type lab struct {
+	st     *labState
+	keeper process
+}
+
+func (l *lab) Name() string { return l.st.Name }
+
+func (l *lab) Clusters() []clusters.Cluster {
+	var out []clusters.Cluster
+	for i := range l.st.Clusters {
+		out = append(out, &cluster{lab: l, clusterState: &l.st.Clusters[i]})
+	}
+	return out
+}
+
+// broken says why the lab does not run as it should; nil if it does.
+func (l *lab) broken() error {
+	if !l.keeper.alive() {
+		return &keeperError{tail(filepath.Join(l.st.dir, "keeper.log"))}
+	}
+	for _, c := range l.st.Clusters {
+		for _, n := range c.Nodes {
+			var f failure
+			err := readJSON(filepath.Join(n.Dir, "failed.json"), &f)
+			if err == nil {
+				return f
+			}
+			if !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+type keeperError struct{ tail []string }
+
+func (e *keeperError) Error() string {
+	return failure{Node: "all", Component: "keeper", Exit: "no longer running", Tail: e.tail}.Error()
+}
+
+// DialContext implements clusters.Lab. Addresses are numeric: names of Services mean something inside a cluster only.
+func (l *lab) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil, err
+	}
+	if net.ParseIP(host) == nil {
+		return nil, fmt.Errorf("dial %s in lab %q: give an IP address: names are resolved inside its clusters only", addr, l.st.Name)
+	}
+	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", l.keeper.PID))
+	if err != nil || !l.keeper.alive() {
+		if err == nil {
+			_ = ns.Close()
+		}
+		return nil, fmt.Errorf("dial %s: lab %q does not run", addr, l.st.Name)
+	}
+	defer ns.Close() //nolint:errcheck // read only
+	var conn net.Conn
+	err = inNamespace(ns, func() (err error) {
+		conn, err = dialDirect(ctx, network, addr)
+		return err
+	})
+	return conn, err
+}
+
+// inNamespace runs f on a thread that is in the network namespace for that long. A socket stays in the namespace that it
+// was made in, whichever thread uses it later.
+func inNamespace(ns *os.File, f func() error) error {
+	runtime.LockOSThread()
+	home, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		runtime.UnlockOSThread()
+		return err
+	}
+	defer home.Close() //nolint:errcheck // read only
+	if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+		runtime.UnlockOSThread()
+		return fmt.Errorf("enter the lab's network: %w", err)
+	}
+	result := f()
+	if err := unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); err != nil {
+		// Still locked, so the runtime ends the thread together with the goroutine and never reuses it.
+		return errors.Join(result, fmt.Errorf("leave the lab's network: %w", err))
+	}
+	runtime.UnlockOSThread()
+	return result
+}
+
+type cluster struct {
+	*clusterState
+	lab *lab
+}
+
+func (c *cluster) Name() string       { return c.clusterState.Name }
+func (c *cluster) Kubeconfig() string { return c.kubeconfig() }
+
+func (c *cluster) RESTConfig() (*rest.Config, error) {
+	cfg, err := clientcmd.BuildConfigFromFlags("", c.kubeconfig())
+	if err != nil {
+		return nil, fmt.Errorf("cluster %q: %w", c.Name(), err)
+	}
+	cfg.QPS, cfg.Burst = 200, 400 // client-go's defaults throttle tests, not servers
+	return cfg, nil
+}
+
+func (c *cluster) NodeIPs() []string {
+	var ips []string
+	for _, n := range c.Nodes {
+		ips = append(ips, n.IP)
+	}
+	return ips
+}
+
+func (c *cluster) LoadImages(ctx context.Context, archives ...string) error {
+	if len(archives) == 0 {
+		return nil
+	}
+	args := make([]string, len(archives))
+	for i, a := range archives {
+		abs, err := filepath.Abs(a)
+		if err != nil {
+			return err
+		}
+		if _, err := os.Stat(abs); err != nil {
+			return fmt.Errorf("load image: %w", err)
+		}
+		args[i] = abs
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(4)
+	for i := range c.Nodes {
+		n := &c.Nodes[i]
+		g.Go(func() error {
+			if err := c.lab.loadInto(ctx, n, args); err != nil {
+				return fmt.Errorf("cluster %q: node %q: load images: %w", c.Name(), n.Name, err)
+			}
+			return nil
+		})
+	}
+	return g.Wait()
+}
+
+// loadInto talks to the node's containerd through the mount namespace of its init.
+func (l *lab) loadInto(ctx context.Context, n *nodeState, archives []string) error {
+	var init process
+	if err := readJSON(filepath.Join(n.Dir, "init.json"), &init); err != nil {
+		return err
+	}
+	if !init.alive() {
+		return errors.New("the node does not run")
+	}
+	socket := fmt.Sprintf("/proc/%d/root%s", init.PID, criSocket)
+	cmd := exec.CommandContext(ctx, filepath.Join(l.st.Bin, "image-import"), append([]string{"--address", socket}, archives...)...)
+	cmd.WaitDelay = time.Second
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%w: %s", err, strings.TrimSpace(string(out)))
+	}
+	return nil
+}
+
+func (c *cluster) Forward(ctx context.Context, addr string) (string, io.Closer, error) {
+	if _, _, err := net.SplitHostPort(addr); err != nil {
+		return "", nil, err
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	f := &forwarder{cancel: cancel}
+	f.wg.Go(func() {
+		defer context.AfterFunc(ctx, func() { _ = ln.Close() })()
+		defer cancel()
+		forward(ctx, ln, addr, c.lab.DialContext)
+	})
+	return ln.Addr().String(), f, nil
+}
+
+type forwarder struct {
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+}
+
+// Close ends the connections too and waits for them.
+func (f *forwarder) Close() error {
+	f.cancel()
+	f.wg.Wait()
+	return nil
+}

@@ -1,0 +1,175 @@
+package local
+
+import (
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"time"
+
+	"github.com/meshproof/meshproof/clusters"
+)
+
+// Addresses never leave the lab's own network namespaces, so every lab has the same ones.
+const (
+	bridgeName  = "meshproof0"
+	gatewayIP   = "10.30.0.1" // the outer namespace's address on the bridge
+	nodeBits    = 24
+	apiPort     = 6443
+	maxClusters = 32
+	maxNodes    = 200
+)
+
+// labState is lab.json: all that is known about a lab. It is written once, before anything is started.
+type labState struct {
+	Name     string         `json:"name"`
+	Created  time.Time      `json:"created"`
+	Bin      string         `json:"bin"`    // folder of node binaries
+	CGroup   string         `json:"cgroup"` // below every cgroup hierarchy's root
+	Clusters []clusterState `json:"clusters"`
+
+	dir string
+}
+
+type clusterState struct {
+	Name        string      `json:"name"`
+	Dir         string      `json:"dir"`
+	APIAddr     string      `json:"apiAddr"` // on the host's loopback
+	PodCIDR     string      `json:"podCIDR"`
+	ServiceCIDR string      `json:"serviceCIDR"`
+	ServiceIP   string      `json:"serviceIP"` // of the kubernetes Service
+	DNSIP       string      `json:"dnsIP"`
+	Nodes       []nodeState `json:"nodes"`
+}
+
+type nodeState struct {
+	Name    string `json:"name"`
+	Dir     string `json:"dir"`
+	IP      string `json:"ip"`
+	PodCIDR string `json:"podCIDR"`
+}
+
+func (c *clusterState) kubeconfig() string { return filepath.Join(c.Dir, "kubeconfig") }
+func (c *clusterState) pkiDir() string     { return filepath.Join(c.Dir, "pki") }
+
+var dnsLabel = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?$`)
+
+func checkName(what, name string) error {
+	if !dnsLabel.MatchString(name) {
+		return fmt.Errorf("%s name %q: use up to 40 lower-case letters, digits and dashes, with a letter or digit at both ends", what, name)
+	}
+	return nil
+}
+
+// plan lays a lab out: names, folders and addresses. It touches nothing.
+func plan(labDir string, spec clusters.Spec, bin string, now time.Time) (*labState, error) {
+	if err := checkName("lab", spec.Lab); err != nil {
+		return nil, err
+	}
+	if n := len(spec.Clusters); n < 1 || n > maxClusters {
+		return nil, fmt.Errorf("lab %q: %d clusters: give 1 to %d", spec.Lab, n, maxClusters)
+	}
+	st := &labState{Name: spec.Lab, Created: now, Bin: bin, CGroup: cgroupName(labDir), dir: labDir}
+	seen := map[string]bool{}
+	nodes := 0
+	for i, cs := range spec.Clusters {
+		if err := checkName("cluster", cs.Name); err != nil {
+			return nil, fmt.Errorf("lab %q: %w", spec.Lab, err)
+		}
+		if seen[cs.Name] {
+			return nil, fmt.Errorf("lab %q: two clusters are named %q", spec.Lab, cs.Name)
+		}
+		seen[cs.Name] = true
+		if cs.Nodes < 0 {
+			return nil, fmt.Errorf("lab %q: cluster %q: %d nodes: give at least 1", spec.Lab, cs.Name, cs.Nodes)
+		}
+		c := clusterState{
+			Name:        cs.Name,
+			Dir:         filepath.Join(labDir, "clusters", cs.Name),
+			PodCIDR:     fmt.Sprintf("10.%d.0.0/16", 32+i),
+			ServiceCIDR: fmt.Sprintf("10.%d.0.0/16", 96+i),
+			ServiceIP:   fmt.Sprintf("10.%d.0.1", 96+i),
+			DNSIP:       fmt.Sprintf("10.%d.0.10", 96+i),
+		}
+		for j := range max(cs.Nodes, 1) {
+			nodes++
+			name := fmt.Sprintf("%s-%d", cs.Name, j+1)
+			c.Nodes = append(c.Nodes, nodeState{
+				Name:    name,
+				Dir:     filepath.Join(c.Dir, "nodes", name),
+				IP:      fmt.Sprintf("10.30.0.%d", 10+nodes),
+				PodCIDR: fmt.Sprintf("10.%d.%d.0/24", 32+i, j),
+			})
+		}
+		st.Clusters = append(st.Clusters, c)
+	}
+	if nodes > maxNodes {
+		return nil, fmt.Errorf("lab %q: %d nodes: give at most %d", spec.Lab, nodes, maxNodes)
+	}
+	return st, nil
+}
+
+// sameShape tells whether a lab that exists is the one that spec asks for.
+func (st *labState) sameShape(spec clusters.Spec) bool {
+	if len(st.Clusters) != len(spec.Clusters) {
+		return false
+	}
+	for i, c := range spec.Clusters {
+		if st.Clusters[i].Name != c.Name || len(st.Clusters[i].Nodes) != max(c.Nodes, 1) {
+			return false
+		}
+	}
+	return true
+}
+
+func (st *labState) node(name string) (*clusterState, *nodeState, error) {
+	for i := range st.Clusters {
+		for j := range st.Clusters[i].Nodes {
+			if st.Clusters[i].Nodes[j].Name == name {
+				return &st.Clusters[i], &st.Clusters[i].Nodes[j], nil
+			}
+		}
+	}
+	return nil, nil, fmt.Errorf("lab %q has no node %q", st.Name, name)
+}
+
+// loadState reads a lab's state. fs.ErrNotExist means that there is no lab, or one whose making stopped at the very start.
+func loadState(labDir string) (*labState, error) {
+	st := &labState{dir: labDir}
+	if err := readJSON(filepath.Join(labDir, "lab.json"), st); err != nil {
+		return nil, err
+	}
+	return st, nil
+}
+
+func (st *labState) save() error { return writeJSON(filepath.Join(st.dir, "lab.json"), st) }
+
+func readJSON(path string, v any) error {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(b, v); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return nil
+}
+
+func writeJSON(path string, v any) error {
+	b, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	return writeFile(path, append(b, '\n'), 0o600)
+}
+
+// writeFile writes whole files only: a reader sees the old content or the new one.
+func writeFile(path string, content []byte, mode fs.FileMode) error {
+	tmp := path + ".tmp"
+	if err := os.WriteFile(tmp, content, mode); err != nil {
+		return err
+	}
+	return os.Rename(tmp, path)
+}
