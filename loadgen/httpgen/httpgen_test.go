@@ -334,6 +334,9 @@ func TestOnTheWire(t *testing.T) {
 			t.Errorf("request %d is chunked", i)
 		}
 	}
+	if s := got[0]; s.length != 0 || s.header.Get("Transfer-Encoding") != "" {
+		t.Errorf("GET arrived as %+v", s)
+	}
 	if s := got[0]; s.line != "GET /productpage?u=a" || s.host != "shop.example.com" || s.header.Get("End-User") != "jason" || s.header.Get("Content-Length") != "" {
 		t.Errorf("GET arrived as %+v", s)
 	}
