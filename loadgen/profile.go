@@ -42,7 +42,10 @@ type Profile struct {
 	// Accept lists the statuses that are not failures; 200 to 299 if empty.
 	Accept []int `json:"accept,omitempty"`
 	// ExpectApp is the app that must have answered; any if empty. ExpectBody must be part of the body.
-	ExpectApp  string `json:"expectApp,omitempty"`
+	ExpectApp string `json:"expectApp,omitempty"`
+	// Attribute names an app that the answering one calls: results then carry the version and pod of that app's answer, from
+	// the evidence of the calls below. A response without one is a Mismatch. Empty: the app that answered.
+	Attribute  string `json:"attribute,omitempty"`
 	ExpectBody string `json:"expectBody,omitempty"`
 }
 
