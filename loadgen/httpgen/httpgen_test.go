@@ -289,65 +289,6 @@ func TestSecondAttemptIsAFailure(t *testing.T) {
 	}
 }
 
-// What goes out is what the profile says: nothing of vegeta's, and no sign of the empty body that keeps net/http from
-// replaying.
-func TestOnTheWire(t *testing.T) {
-	type seen struct {
-		line, host, body string
-		length           int64
-		chunked          bool
-		header           http.Header
-	}
-	var (
-		mu  sync.Mutex
-		got []seen
-	)
-	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		body, _ := io.ReadAll(r.Body)
-		mu.Lock()
-		defer mu.Unlock()
-		got = append(got, seen{r.Method + " " + r.RequestURI, r.Host, string(body), r.ContentLength, len(r.TransferEncoding) > 0, r.Header})
-	}))
-	defer server.Close()
-	for _, p := range []loadgen.Profile{
-		{URL: server.URL + "/productpage?u=a", Host: "shop.example.com", Header: http.Header{"end-user": {"jason"}}},
-		{URL: server.URL + "/ratings/0", Method: "POST", Body: []byte(`{"a":1}`)},
-		{URL: server.URL + "/", Method: "POST"},
-	} {
-		p.Name, p.Rate, p.Duration = "wire", 1, time.Millisecond
-		for _, r := range generate(t, p, httpgen.Options{}) {
-			if r.Class != loadgen.OK || r.BytesOut != uint64(len(p.Body)) {
-				t.Errorf("%+v", r)
-			}
-		}
-	}
-	if len(got) != 3 {
-		t.Fatalf("%d requests arrived, want 3", len(got))
-	}
-	for i, s := range got {
-		for name := range s.header {
-			if strings.HasPrefix(name, "X-Vegeta") {
-				t.Errorf("request %d carries %s", i, name)
-			}
-		}
-		if s.chunked {
-			t.Errorf("request %d is chunked", i)
-		}
-	}
-	if s := got[0]; s.length != 0 || s.header.Get("Transfer-Encoding") != "" {
-		t.Errorf("GET arrived as %+v", s)
-	}
-	if s := got[0]; s.line != "GET /productpage?u=a" || s.host != "shop.example.com" || s.header.Get("End-User") != "jason" || s.header.Get("Content-Length") != "" {
-		t.Errorf("GET arrived as %+v", s)
-	}
-	if s := got[1]; s.line != "POST /ratings/0" || s.body != `{"a":1}` || s.length != 7 {
-		t.Errorf("POST arrived as %+v", s)
-	}
-	if s := got[2]; s.line != "POST /" || s.body != "" || s.length != 0 {
-		t.Errorf("empty POST arrived as %+v", s)
-	}
-}
-
 func TestConnectionsAreKept(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "hi") }))
 	defer server.Close()
