@@ -30,6 +30,25 @@ type Claim struct {
 	Reason     string   `json:"reason,omitempty"`     // why not pass: since, where, likely, see, by hand; lines
 	Confounder string   `json:"confounder,omitempty"` // what else would explain a failure
 	Evidence   []string `json:"evidence,omitempty"`   // paths relative to the run's folder
+
+	Window   *Window   `json:"window,omitempty"`   // the time that the claim speaks of
+	Interval *Interval `json:"interval,omitempty"` // the figures, where they are numbers on one scale
+}
+
+// Window is a span of time, both ends included.
+type Window struct {
+	From time.Time `json:"from"`
+	To   time.Time `json:"to"`
+}
+
+// Interval places an observed number beside what was expected and what would have been accepted. Low and High are the
+// ends of the accepted values; Want is nil where the claim is only a bound.
+type Interval struct {
+	Unit     string   `json:"unit"` // "%" or "s"
+	Observed float64  `json:"observed"`
+	Want     *float64 `json:"want,omitempty"`
+	Low      float64  `json:"low"`
+	High     float64  `json:"high"`
 }
 
 // Scenario is the judged result of one scenario.

@@ -1,0 +1,69 @@
+package verdict
+
+// Combine folds outcomes into one: fail beats inconclusive beats pass, and pass beats skip. Nothing at all is
+// inconclusive: a scenario that claimed nothing has shown nothing.
+func Combine(outcomes ...Outcome) Outcome {
+	worst, rank := Inconclusive, 0
+	for _, o := range outcomes {
+		if r := severity(o); r > rank {
+			worst, rank = o, r
+		}
+	}
+	return worst
+}
+
+func severity(o Outcome) int {
+	switch o {
+	case Skip:
+		return 1
+	case Pass:
+		return 2
+	case Fail:
+		return 4
+	}
+	return 3 // an outcome that nobody knows is not a pass
+}
+
+// Judge sets the outcome of a scenario from its claims. An Error makes it inconclusive unless a claim already failed: what
+// could not be carried out is neither proof nor disproof. A tripped guard turns failures of other claims into
+// inconclusive ones, and says so in their Reason; guard is the ID of that claim, empty for none.
+func Judge(s *Scenario, guard string) {
+	starved := ""
+	for i := range s.Claims {
+		if c := &s.Claims[i]; guard != "" && c.ID == guard && c.Outcome == Inconclusive {
+			starved = c.Reason
+		}
+	}
+	var all []Outcome
+	for i := range s.Claims {
+		c := &s.Claims[i]
+		if starved != "" && c.Outcome == Fail {
+			c.Outcome = Inconclusive
+			c.Reason = join(c.Reason, "not counted as a failure: "+starved)
+		}
+		all = append(all, c.Outcome)
+	}
+	if s.Error != "" {
+		all = append(all, Inconclusive)
+	}
+	s.Outcome = Combine(all...)
+}
+
+// JudgeRun sets the outcome of a run from its scenarios. A lab that could not be set up is inconclusive.
+func JudgeRun(r *Report) {
+	var all []Outcome
+	for _, s := range r.Scenarios {
+		all = append(all, s.Outcome)
+	}
+	if r.Error != "" {
+		all = append(all, Inconclusive)
+	}
+	r.Outcome = Combine(all...)
+}
+
+func join(a, b string) string {
+	if a == "" {
+		return b
+	}
+	return a + "\n" + b
+}
