@@ -9,6 +9,9 @@ import (
 	"github.com/meshproof/meshproof/scenarios/workload"
 )
 
+// MeshNamespace is where the control plane and the gateways run.
+const MeshNamespace = "istio-system"
+
 // Mesh is an installed mesh as scenarios see it.
 type Mesh interface {
 	// Driver is the word that labs select it with.
@@ -91,10 +94,10 @@ var ErrNoControlPlane = fmt.Errorf("the lab has no control plane")
 // noMesh is the driver "none": Istio's API is there, so that the same objects can be applied, and nothing obeys them.
 type noMesh struct{}
 
-func (noMesh) Driver() string                              { return "none" }
-func (noMesh) Labels() map[string]string                   { return nil }
-func (noMesh) Synced(context.Context) (string, error)      { return "", nil }
-func (noMesh) Ingress() string                             { return "" }
+func (noMesh) Driver() string                                      { return "none" }
+func (noMesh) Labels() map[string]string                           { return nil }
+func (noMesh) Synced(context.Context) (string, error)              { return "", nil }
+func (noMesh) Ingress() string                                     { return "" }
 func (noMesh) Push(context.Context, workload.Object) (Push, error) { return Push{}, ErrNoControlPlane }
 
 func installMesh(ctx context.Context, e *Env, progress clusters.Progress) (Mesh, error) {
