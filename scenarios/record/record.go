@@ -17,12 +17,13 @@ type Stream struct {
 	Target string  // URL, with the Host it was sent for
 	Rate   float64 // intended, per second
 	Source string  // where the requests start: runner, or the workload of an agent
+	Via    string  // the gateway that they enter by, "" if none
 }
 
-// Sink hears everything as it is recorded, for instance to write it to disk. Calls come from one goroutine at a time.
+// Sink keeps everything as it is recorded. An *evidence.Store is one. It remembers its own errors.
 type Sink interface {
-	Request(evidence.Request)
-	Event(evidence.Event)
+	Request(evidence.Request) error
+	Event(evidence.Event) error
 }
 
 // Recorder is safe for concurrent use.
@@ -73,7 +74,7 @@ func (r *Recorder) Result(res loadgen.Result) {
 	}
 	r.recent = r.recent[old:]
 	if r.sink != nil {
-		r.sink.Request(req)
+		_ = r.sink.Request(req) // the sink's owner asks it for its errors in the end
 	}
 }
 
@@ -84,7 +85,7 @@ func (r *Recorder) Event(t time.Time, kind, name string, detail map[string]strin
 	defer r.mu.Unlock()
 	r.events = append(r.events, e)
 	if r.sink != nil {
-		r.sink.Event(e)
+		_ = r.sink.Event(e)
 	}
 }
 

@@ -79,7 +79,7 @@ func runCanary(ctx context.Context, e *env.Env, rec *record.Recorder) (canaryRun
 	defer stop()
 	g, gctx := errgroup.WithContext(load)
 	for _, t := range targets {
-		rec.Stream(record.Stream{Name: t.profile.Name, Target: t.describe(), Rate: t.profile.Rate, Source: t.source})
+		rec.Stream(record.Stream{Name: t.profile.Name, Target: t.describe(), Rate: t.profile.Rate, Source: t.source, Via: t.via})
 		g.Go(func() error { return t.run(gctx, e, rec.Result) })
 	}
 	var host record.Host
@@ -261,6 +261,7 @@ type target struct {
 	profile loadgen.Profile
 	source  string // "runner" or "agent"
 	agent   string // http://host:port of the agent, "" for the runner
+	via     string // the gateway, "" if none
 }
 
 func (t target) describe() string {
@@ -359,6 +360,8 @@ func canaryTargets(ctx context.Context, e *env.Env) ([]target, error) {
 			t.profile.Name, t.profile.Rate, t.profile.Duration = src.name, src.rate, length
 			if t.source == "agent" {
 				t.agent = "http://" + loadagent
+			} else if e.Mesh.Ingress() != "" {
+				t.via = "istio-ingressgateway"
 			}
 			out = append(out, t)
 		}

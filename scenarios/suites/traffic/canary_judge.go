@@ -100,7 +100,7 @@ func (run canaryRun) judgeShare(sp split, s step, sources []source, catch float6
 func evidenceFiles(streams []string) []string {
 	var out []string
 	for _, s := range streams {
-		out = append(out, "evidence/requests/"+s+".jsonl")
+		out = append(out, evidence.RequestsFile(s))
 	}
 	return out
 }
