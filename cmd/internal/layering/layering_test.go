@@ -43,8 +43,8 @@ var rules = []rule{
 	{from: "mesh/proxy/conf", to: []string{"google.golang.org/protobuf", "github.com/envoyproxy"}, why: "runtime config holds no protos"},
 	{from: "mesh/proxy/router", to: []string{"github.com/envoyproxy"}, why: "only decode and state touch protos"},
 	{from: "mesh/proxy/listener", to: []string{"github.com/envoyproxy"}, why: "only decode and state touch protos"},
-	{from: "mesh/proxy/http1", to: []string{"net/http", "google.golang.org/protobuf"}, why: "the hot path is not net/http"},
-	{from: "mesh/xds/server", to: []string{"mesh/proxy", "k8s.io"}, why: "the server knows sets and streams"},
+	{from: "mesh/proxy/http1", to: []string{"github.com/envoyproxy", "google.golang.org/protobuf", "mesh/proxy/router"}, why: "the codec knows HTTP only"},
+	{from: "mesh/xds/server", to: []string{"mesh/proxy", "mesh/ingest", "mesh/ca", "k8s.io/client-go"}, why: "the server knows sets and streams"},
 }
 
 type source struct {

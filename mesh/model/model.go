@@ -1,0 +1,266 @@
+// Package model is the control plane's view of the mesh at one moment: an immutable Snapshot of services, endpoints,
+// workloads and traffic objects, and the Builder that makes one Snapshot from the one before and what changed.
+//
+// Everything reachable from a Snapshot is read-only. Parts that did not change are shared between snapshots, so a pointer
+// that is equal means content that is equal.
+package model
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+	"time"
+
+	networking "istio.io/client-go/pkg/apis/networking/v1"
+
+	"github.com/meshproof/meshproof/mesh/objects"
+)
+
+// Mesh is what holds for the whole mesh and never changes while a control plane runs.
+type Mesh struct {
+	TrustDomain   string // "cluster.local"
+	DomainSuffix  string // of Kubernetes service names, "cluster.local"
+	ClusterID     string // "Kubernetes"
+	MeshID        string
+	Network       string
+	RootNamespace string // "istio-system"
+	AccessLogFile string // where proxies log each request and connection; empty for nowhere
+}
+
+// Key names an object of the API.
+type Key struct {
+	Kind, Namespace, Name string
+}
+
+// Snapshot is the mesh at one moment.
+type Snapshot struct {
+	Sequence uint64 // from 1, grows by one with every snapshot
+	BuiltAt  time.Time
+	Mesh     Mesh
+
+	Services         []*Service         // by Hostname
+	VirtualServices  []*VirtualService  // oldest first, as Istio orders them
+	DestinationRules []*DestinationRule // oldest first
+	Gateways         []*Gateway         // oldest first
+	Problems         []ObjectProblem    // by kind, namespace, name
+
+	// Objects holds the generation of every Istio object that was read, also of those left out for their problems.
+	Objects map[Key]int64
+
+	byHost    map[string]*Service
+	endpoints map[string]*Endpoints
+	pods      map[string]*Pod // "namespace/name"
+	podsByIP  map[string]*Pod
+	rules     map[string][]*DestinationRule // by resolved host
+}
+
+// ObjectProblem says why an object is not, or only partly, in force.
+type ObjectProblem struct {
+	Object     Key             `json:"object"`
+	Generation int64           `json:"generation"`
+	Problem    objects.Problem `json:"problem"`
+	// InForce tells which version of the object traffic obeys: "this", "previous" or "none".
+	InForce string `json:"inForce"`
+}
+
+// Service is a Kubernetes Service.
+type Service struct {
+	Name, Namespace string
+	Hostname        string   // reviews.default.svc.cluster.local
+	VIPs            []string // empty for headless services
+	Headless        bool
+	Ports           []Port
+	Labels          map[string]string
+	Selector        map[string]string
+	ExportTo        []string // "*", "." or namespaces; empty means "*"
+}
+
+// Port is a port of a Service.
+type Port struct {
+	Name       string
+	Number     uint32
+	TargetPort string // a number, or the name of a container port
+	Protocol   Protocol
+}
+
+// Protocol is what a port speaks.
+type Protocol string
+
+// Protocols, as Istio reads them from appProtocol or a port's name. Auto means: look at the first bytes.
+const (
+	Auto  Protocol = "auto"
+	HTTP  Protocol = "http"
+	HTTP2 Protocol = "http2"
+	GRPC  Protocol = "grpc"
+	HTTPS Protocol = "https"
+	TLS   Protocol = "tls"
+	TCP   Protocol = "tcp"
+	UDP   Protocol = "udp"
+)
+
+// IsHTTP tells whether the port carries HTTP in clear.
+func (p Protocol) IsHTTP() bool { return p == HTTP || p == HTTP2 || p == GRPC }
+
+// IsHTTP2 tells whether the port carries HTTP/2 in clear.
+func (p Protocol) IsHTTP2() bool { return p == HTTP2 || p == GRPC }
+
+// IsTCP tells whether the port is passed through as bytes.
+func (p Protocol) IsTCP() bool { return p == TCP || p == TLS || p == HTTPS }
+
+// Endpoints are the endpoints of one service.
+type Endpoints struct {
+	Hostname string
+	ByPort   map[string][]*Endpoint // by the service port's name, each sorted by address
+	// Identities of all endpoints, sorted, without duplicates: who may answer for this service.
+	Identities []string
+}
+
+// Endpoint is one address of a service port.
+type Endpoint struct {
+	Address  string
+	Port     uint32
+	Healthy  bool
+	Draining bool
+	Pod      *Pod // nil when the address is not a pod's
+	Node     string
+	Zone     string
+}
+
+// Pod is a workload instance.
+type Pod struct {
+	Name, Namespace string
+	IP              string
+	Labels          map[string]string
+	ServiceAccount  string
+	Workload        string // name of the Deployment or whatever owns it
+	Node            string
+	TLSMode         bool // takes Istio's mutual TLS
+	Ports           map[string]uint32
+}
+
+// Identity is the pod's SPIFFE name.
+func (p *Pod) Identity(trustDomain string) string {
+	return "spiffe://" + trustDomain + "/ns/" + p.Namespace + "/sa/" + p.ServiceAccount
+}
+
+// Meta is what all traffic objects share.
+type Meta struct {
+	Key        Key
+	Generation int64
+	Created    time.Time
+	ExportTo   []string
+}
+
+// VirtualService is a valid VirtualService with its hosts made fully qualified.
+type VirtualService struct {
+	Meta
+	Hosts    []string // FQDN, wildcard or "*"
+	Gateways []string // "mesh" or namespace/name
+	Spec     *networking.VirtualService
+}
+
+// DestinationRule is a valid DestinationRule with its host made fully qualified.
+type DestinationRule struct {
+	Meta
+	Host string
+	Spec *networking.DestinationRule
+}
+
+// Gateway is a valid Gateway.
+type Gateway struct {
+	Meta
+	Spec *networking.Gateway
+}
+
+// Name is namespace/name, as VirtualServices refer to it.
+func (g *Gateway) Name() string { return g.Key.Namespace + "/" + g.Key.Name }
+
+// Service returns the service of that host name, or nil.
+func (s *Snapshot) Service(host string) *Service { return s.byHost[host] }
+
+// Endpoints returns the endpoints of a service, or nil.
+func (s *Snapshot) Endpoints(host string) *Endpoints { return s.endpoints[host] }
+
+// Pod returns a pod, or nil.
+func (s *Snapshot) Pod(namespace, name string) *Pod { return s.pods[namespace+"/"+name] }
+
+// PodByIP returns the pod with that address, or nil.
+func (s *Snapshot) PodByIP(ip string) *Pod { return s.podsByIP[ip] }
+
+// DestinationRule returns the rule that a client in namespace obeys for host: one of its own namespace, else of the
+// service's, else of the root namespace; an exact host before a wildcard, the longest wildcard first.
+func (s *Snapshot) DestinationRule(clientNamespace, host, serviceNamespace string) *DestinationRule {
+	for _, ns := range []string{clientNamespace, serviceNamespace, s.Mesh.RootNamespace} {
+		for h := host; ; {
+			for _, r := range s.rules[h] {
+				if r.Key.Namespace == ns && (ns == clientNamespace || Visible(r.ExportTo, ns, clientNamespace)) {
+					return r
+				}
+			}
+			h = strings.TrimPrefix(h, "*.")
+			i := strings.IndexByte(h, '.')
+			if i < 0 {
+				break
+			}
+			h = "*" + h[i:]
+		}
+	}
+	return nil
+}
+
+// Visible tells whether an object of namespace own with this exportTo may be seen from namespace from.
+func Visible(exportTo []string, own, from string) bool {
+	if len(exportTo) == 0 || own == from {
+		return !slices.Contains(exportTo, "~")
+	}
+	for _, e := range exportTo {
+		if e == "*" || e == from {
+			return true
+		}
+	}
+	return false
+}
+
+// Matches tells whether labels hold everything that selector asks for. An empty selector matches nothing.
+func Matches(selector, labels map[string]string) bool {
+	if len(selector) == 0 {
+		return false
+	}
+	for k, v := range selector {
+		if labels[k] != v {
+			return false
+		}
+	}
+	return true
+}
+
+// ServicesOf returns the services of the pod's namespace that select it, by host name.
+func (s *Snapshot) ServicesOf(namespace string, labels map[string]string) []*Service {
+	var out []*Service
+	for _, svc := range s.Services {
+		if svc.Namespace == namespace && Matches(svc.Selector, labels) {
+			out = append(out, svc)
+		}
+	}
+	return out
+}
+
+// Hostname is the fully qualified name of a Kubernetes service.
+func (m Mesh) Hostname(name, namespace string) string {
+	return name + "." + namespace + ".svc." + m.DomainSuffix
+}
+
+// Resolve makes a host of an object in namespace fully qualified: a name without a dot is a service of that namespace.
+func (m Mesh) Resolve(host, namespace string) string {
+	if host == "" || strings.ContainsAny(host, ".*") {
+		return host
+	}
+	return m.Hostname(host, namespace)
+}
+
+func oldestFirst[T any](meta func(T) *Meta) func(a, b T) int {
+	return func(a, b T) int {
+		x, y := meta(a), meta(b)
+		return cmp.Or(x.Created.Compare(y.Created), cmp.Compare(x.Key.Name, y.Key.Name), cmp.Compare(x.Key.Namespace, y.Key.Namespace))
+	}
+}

@@ -1,0 +1,60 @@
+package model
+
+import (
+	"fmt"
+	"strings"
+
+	"google.golang.org/protobuf/types/known/structpb"
+)
+
+// ProxyType is the role of a proxy.
+type ProxyType string
+
+// The roles.
+const (
+	Sidecar ProxyType = "sidecar"
+	Router  ProxyType = "router" // a gateway
+)
+
+// ProxyView is all that translation may know of a proxy.
+type ProxyView struct {
+	ID          string // pod.namespace
+	Type        ProxyType
+	Namespace   string
+	Pod         string
+	IP          string
+	Labels      map[string]string
+	ClusterID   string
+	Network     string
+	Version     string // ISTIO_VERSION
+	Interceptor string // INTERCEPTION_MODE
+}
+
+// ParseNode reads an xDS node: "sidecar~10.0.0.1~pod.ns~ns.svc.cluster.local" and Istio's metadata.
+func ParseNode(id string, metadata *structpb.Struct) (ProxyView, error) {
+	p := strings.Split(id, "~")
+	if len(p) != 4 {
+		return ProxyView{}, fmt.Errorf("node id %q: want type~ip~pod.namespace~domain", id)
+	}
+	v := ProxyView{Type: ProxyType(p[0]), IP: p[1], ID: p[2], Labels: map[string]string{}}
+	if v.Type != Sidecar && v.Type != Router {
+		return ProxyView{}, fmt.Errorf("node id %q: type %q is not sidecar or router", id, p[0])
+	}
+	i := strings.LastIndexByte(p[2], '.')
+	if i <= 0 {
+		return ProxyView{}, fmt.Errorf("node id %q: %q is not pod.namespace", id, p[2])
+	}
+	v.Pod, v.Namespace = p[2][:i], p[2][i+1:]
+	f := metadata.GetFields()
+	for k, l := range f["LABELS"].GetStructValue().GetFields() {
+		v.Labels[k] = l.GetStringValue()
+	}
+	if ns := f["NAMESPACE"].GetStringValue(); ns != "" && ns != v.Namespace {
+		return ProxyView{}, fmt.Errorf("node id %q: metadata NAMESPACE is %q", id, ns)
+	}
+	v.ClusterID = f["CLUSTER_ID"].GetStringValue()
+	v.Network = f["NETWORK"].GetStringValue()
+	v.Version = f["ISTIO_VERSION"].GetStringValue()
+	v.Interceptor = f["INTERCEPTION_MODE"].GetStringValue()
+	return v, nil
+}

@@ -1,0 +1,162 @@
+// Package conf is the proxy's runtime configuration: immutable values, fully checked and defaulted, without protos.
+//
+// A Config is published whole and never changed afterwards. Parts that did not change between two Configs are shared
+// by pointer, so "did this change" is a pointer comparison.
+package conf
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Config is everything the data path needs at one instant.
+type Config struct {
+	Listeners map[string]*Listener
+	Routes    map[string]*RouteTable
+	Clusters  map[string]*Cluster
+}
+
+// Unlimited is the value of a circuit breaker threshold that never trips.
+const Unlimited = ^uint32(0)
+
+// LBPolicy names how an endpoint is picked.
+type LBPolicy uint8
+
+// The balancing policies that are built.
+const (
+	RoundRobin LBPolicy = iota
+	LeastRequest
+	Random
+	// OriginalDst sends to the address that the downstream connection was made for.
+	OriginalDst
+)
+
+// Discovery says where the endpoints of a cluster come from.
+type Discovery uint8
+
+// The endpoint sources. StrictDNS makes one endpoint of each address, LogicalDNS keeps one endpoint and looks its name up at each connection.
+const (
+	Static Discovery = iota
+	EDS
+	StrictDNS
+	LogicalDNS
+	OriginalDstDiscovery
+)
+
+// Cluster is one upstream cluster with its endpoints.
+type Cluster struct {
+	Name           string
+	Discovery      Discovery
+	ServiceName    string // the EDS resource name; the cluster's own name when the control plane gave none
+	LB             LBPolicy
+	ChoiceCount    int // for LeastRequest, at least 2
+	ConnectTimeout time.Duration
+	IdleTimeout    time.Duration // of a pooled connection; 0 never
+	MaxRequests    uint32        // per connection; 0 no limit
+	Keepalive      Keepalive
+	// PanicThreshold is the percentage of healthy endpoints below which health is ignored; 0 never.
+	PanicThreshold float64
+	LocalityLB     bool
+	BindSource     netip.Addr    // source address of upstream connections; invalid when the kernel chooses
+	TLS            *UpstreamTLS  // used when no entry of TLSMatches matches
+	TLSMatches     []TLSMatch    // first match on endpoint metadata wins
+	Endpoints      *Endpoints    // nil for OriginalDstDiscovery
+	Services       []Service     // istio.services of the cluster's metadata: telemetry's destination
+	DNSRefresh     time.Duration // StrictDNS only
+	Direction      Direction
+}
+
+// Keepalive is TCP keepalive of upstream connections; zero fields leave the kernel's values.
+type Keepalive struct {
+	On       bool
+	Idle     time.Duration
+	Interval time.Duration
+	Probes   int
+}
+
+// Service names the service that a cluster stands for.
+type Service struct{ Name, Namespace, Host string }
+
+// TLSMatch chooses a TLS context by endpoint metadata (envoy.transport_socket_match). A nil TLS is plaintext.
+type TLSMatch struct {
+	Name  string
+	Match map[string]string
+	TLS   *UpstreamTLS
+}
+
+// Endpoints is one version of a cluster's endpoints.
+type Endpoints struct {
+	Name       string
+	Localities []Locality
+}
+
+// Locality groups endpoints of one place and priority.
+type Locality struct {
+	Region, Zone, SubZone string
+	Priority              uint32
+	Weight                uint32
+	Endpoints             []Endpoint
+}
+
+// Endpoint is one upstream address.
+type Endpoint struct {
+	Addr netip.AddrPort
+	// Host and Port are set instead of Addr for names that are looked up.
+	Host      string
+	Port      uint16
+	Weight    uint32
+	Unhealthy bool
+	Draining  bool
+	TLSMode   map[string]string // metadata envoy.transport_socket_match
+	Workload  *Workload         // metadata istio.workload; nil when absent
+}
+
+// Workload is who stands behind an endpoint or a peer, as telemetry labels need it. Values are shared: never change one.
+type Workload struct {
+	Name, Namespace   string
+	Canonical         string
+	CanonicalRevision string
+	Cluster           string
+	App, Version      string
+	Principal         string
+}
+
+// Direction is the traffic direction of a listener or cluster.
+type Direction uint8
+
+// The directions of traffic, seen from the workload.
+const (
+	Unspecified Direction = iota
+	Inbound
+	Outbound
+)
+
+// UpstreamTLS is the client side of a TLS connection.
+type UpstreamTLS struct {
+	TLSCommon
+	SNI string
+}
+
+// DownstreamTLS is the server side of a TLS connection.
+type DownstreamTLS struct {
+	TLSCommon
+	RequireClientCert bool
+}
+
+// TLSCommon is shared by both sides. ID is equal for equal contexts: pools of connections are kept by it.
+type TLSCommon struct {
+	ID         string
+	ALPN       []string
+	MinVersion uint16 // crypto/tls version; 0 default
+	MaxVersion uint16
+	Ciphers    []uint16
+	CertSecret string // SDS name of the certificate; "" none
+	RootSecret string // SDS name of the trust anchors; "" none
+	CertPEM    []byte // inline instead of CertSecret
+	KeyPEM     []byte
+	RootPEM    []byte
+	CertFile   string
+	KeyFile    string
+	RootFile   string
+	SANs       []StringMatch // any of; empty accepts every name that chains to the roots
+}

@@ -1,0 +1,111 @@
+// Package filter is the contract between what reads requests and what handles them. Filters of a chain run in order on
+// the request and in reverse order on the response's head; the router ends the chain.
+package filter
+
+import (
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/meshproof/meshproof/mesh/proxy/conf"
+	"github.com/meshproof/meshproof/mesh/proxy/http1"
+	"github.com/meshproof/meshproof/mesh/proxy/telemetry"
+)
+
+// Conn is one accepted connection after sniffing and, where the chain says so, after the TLS handshake.
+type Conn struct {
+	net.Conn
+	Prefix     []byte // bytes that sniffing read and that belong to the stream
+	Listener   string
+	Direction  conf.Direction
+	Local      netip.AddrPort // where the peer wanted to go: the original destination when that was restored
+	Remote     netip.AddrPort
+	TLS        bool
+	SNI        string
+	ALPN       string
+	PeerURI    string // first URI name of the peer's certificate
+	LocalURI   string
+	XFCC       []byte // this hop's x-forwarded-client-cert element; nil without a peer certificate
+	Chain      Chain
+	AcceptedAt time.Time
+}
+
+// Chain is the filter chain of a connection. Current returns its newest config, which may change while the connection
+// lives; Draining closes when the connection should end at its next chance.
+type Chain interface {
+	Current() *conf.FilterChain
+	Draining() bool
+}
+
+// Stream is one HTTP exchange. It is reused within a connection.
+type Stream struct {
+	Conn *Conn
+	HTTP *conf.HTTP
+	Req  http1.Request
+	Resp http1.Response
+	Rec  telemetry.Record
+	In   *http1.Reader // the request's body
+	Out  *http1.Writer
+
+	Scheme       []byte
+	Internal     bool // x-envoy-internal
+	HeadWritten  bool
+	CloseAfter   bool // the downstream connection ends after this exchange
+	AttemptCount int
+	filters      []HTTP
+	finish       func(*Stream)
+}
+
+// HTTP is one HTTP filter. Both calls may change the head that they see.
+type HTTP interface {
+	// Request runs before the router. Returning true means that the filter answered by Reply.
+	Request(*Stream) (answered bool)
+	// Response runs before the response's head is written, also for answers that the proxy makes itself.
+	Response(*Stream)
+}
+
+// Begin prepares the stream for a request with the filters of its chain and the codec's own last changes to response heads.
+func (s *Stream) Begin(filters []HTTP, finish func(*Stream)) {
+	s.filters, s.finish = filters, finish
+	s.HeadWritten = false
+	s.AttemptCount = 0
+}
+
+// WriteHead runs the response filters over s.Resp and writes the head.
+func (s *Stream) WriteHead() {
+	for i := len(s.filters) - 1; i >= 0; i-- {
+		s.filters[i].Response(s)
+	}
+	s.finish(s)
+	s.HeadWritten = true
+	s.Rec.Status = s.Resp.Status
+	s.Rec.Resp = &s.Resp
+	s.Out.Response(&s.Resp, s.Req.Minor, s.Req.IsHead, s.CloseAfter)
+}
+
+// Reply answers with a body of the proxy's own. details is Envoy's %RESPONSE_CODE_DETAILS%.
+func (s *Stream) Reply(code int, body []byte, contentType, details string) {
+	s.Resp.Reset()
+	s.ReplyWith(code, body, contentType, details)
+}
+
+// ReplyWith is Reply with the headers that s.Resp already holds.
+func (s *Stream) ReplyWith(code int, body []byte, contentType, details string) {
+	r := &s.Resp
+	r.Status, r.Framing, r.Length = code, http1.Length, int64(len(body))
+	if len(body) == 0 {
+		r.Framing = http1.NoBody
+	}
+	if len(body) > 0 {
+		r.Set([]byte("content-type"), []byte(contentType))
+	}
+	s.Rec.Details = details
+	if s.Req.IsHead || code == 204 || code == 304 {
+		r.Framing = http1.NoBody
+		body = nil
+	}
+	s.WriteHead()
+	_ = s.Out.Body(body) // errors stick to the Writer; Flush returns them
+	_ = s.Out.End(nil)
+	s.Rec.BytesOut += int64(len(body))
+}

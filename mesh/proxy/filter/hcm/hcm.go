@@ -1,0 +1,205 @@
+// Package hcm is the HTTP connection manager: it reads requests off a connection, gives each its id, forwarding headers
+// and filters, hands it to the router, and decides whether the connection lives on.
+package hcm
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"time"
+
+	"github.com/meshproof/meshproof/mesh/proxy/conf"
+	"github.com/meshproof/meshproof/mesh/proxy/filter"
+	"github.com/meshproof/meshproof/mesh/proxy/http1"
+	"github.com/meshproof/meshproof/mesh/proxy/telemetry"
+)
+
+// Handler ends the filter chain; the router is one.
+type Handler interface {
+	Serve(context.Context, *filter.Stream)
+}
+
+// Recorder is told of every finished exchange. The record and what it points to are only valid during the call.
+type Recorder interface {
+	HTTP(h *conf.HTTP, r *telemetry.Record)
+}
+
+// Manager serves HTTP connections.
+type Manager struct {
+	Router   Handler
+	Recorder Recorder
+	// Filters builds a filter of the chain.
+	Filters func(conf.HTTPFilter) filter.HTTP
+}
+
+// Serve reads requests from c until the connection ends, the chain drains, or ctx is done. It does not close c.
+func (m *Manager) Serve(ctx context.Context, c *filter.Conn) {
+	s := &filter.Stream{Conn: c, In: http1.NewReader(c.Conn), Out: http1.NewWriter(c.Conn)}
+	s.In.Prefill(c.Prefix)
+	defer s.In.Release()
+	conn := connection{m: m, s: s}
+	defer func() { _ = s.Out.Flush() }()
+	for first := true; ; first = false {
+		if !conn.await(first) {
+			return
+		}
+		if !conn.one(ctx) {
+			return
+		}
+	}
+}
+
+type connection struct {
+	m       *Manager
+	s       *filter.Stream
+	http    *conf.HTTP // the config that filters was built for
+	filters []filter.HTTP
+	armed   time.Time // when the idle deadline was last set
+	idle    time.Duration
+}
+
+// await blocks until a request begins to arrive; false means that none will.
+func (c *connection) await(first bool) bool {
+	s := c.s
+	c.config()
+	if s.In.Buffered() > 0 {
+		return true
+	}
+	if !first && s.Conn.Chain.Draining() {
+		return false
+	}
+	c.arm(time.Now())
+	for {
+		err := s.In.Wait()
+		if err == nil {
+			return true
+		}
+		// The drain wakes idle connections by a deadline in the past; what arrived in that moment is still served.
+		if errors.Is(err, os.ErrDeadlineExceeded) && !s.Conn.Chain.Draining() && c.idle == 0 {
+			_ = s.Conn.SetReadDeadline(time.Time{})
+			continue
+		}
+		return false
+	}
+}
+
+// config takes the newest config of the chain, which a push may have changed between two requests.
+func (c *connection) config() {
+	h := c.s.Conn.Chain.Current().HTTP
+	if h == c.http {
+		return
+	}
+	c.http = h
+	c.filters = c.filters[:0]
+	for _, f := range h.Filters {
+		c.filters = append(c.filters, c.m.Filters(f))
+	}
+	if c.idle != h.IdleTimeout {
+		c.idle = h.IdleTimeout
+		c.armed = time.Time{}
+	}
+}
+
+// arm sets the idle deadline, but not at every request: the timer moves when an eighth of the timeout has gone by.
+func (c *connection) arm(now time.Time) {
+	if c.idle == 0 || now.Sub(c.armed) < c.idle/8 {
+		return
+	}
+	c.armed = now
+	_ = c.s.Conn.SetReadDeadline(now.Add(c.idle + c.idle/8))
+}
+
+// one serves one request; false ends the connection.
+func (c *connection) one(ctx context.Context) bool {
+	s := c.s
+	c.config()
+	h := c.http
+	s.HTTP = h
+	s.Req.Reset()
+	now := time.Now()
+	s.Rec = telemetry.Record{Req: &s.Req, Start: now, Direction: s.Conn.Direction, Local: s.Conn.Local, Remote: s.Conn.Remote, SNI: s.Conn.SNI,
+		PeerURI: s.Conn.PeerURI, LocalURI: s.Conn.LocalURI, MTLS: s.Conn.PeerURI != ""}
+	s.Begin(c.filters, finish)
+	s.CloseAfter = false
+	s.Scheme = schemeHTTP
+	if s.Conn.TLS {
+		s.Scheme = schemeHTTPS
+	}
+	if h.HeadersTimeout > 0 {
+		_ = s.Conn.SetReadDeadline(now.Add(h.HeadersTimeout))
+		c.armed = time.Time{}
+	}
+	err := s.In.ReadRequest(&s.Req, http1.Limits{HeadBytes: h.MaxHeaderBytes, Headers: h.MaxHeaders, HTTP10: h.HTTP10})
+	if err != nil {
+		return c.refuse(err)
+	}
+	s.Rec.HeadIn = int64(s.Req.Bytes)
+	s.CloseAfter = s.Req.Close || s.Conn.Chain.Draining() ||
+		h.MaxConnDuration > 0 && now.Sub(s.Conn.AcceptedAt) > h.MaxConnDuration
+	if s.Req.Framing != http1.NoBody {
+		// Bodies may take their time: the idle deadline is for connections without a request.
+		_ = s.Conn.SetReadDeadline(time.Time{})
+		c.armed = time.Time{}
+	}
+	if c.request() {
+		c.m.Router.Serve(ctx, s)
+	}
+	if s.Out.Flush() != nil {
+		s.CloseAfter = true
+	}
+	s.Rec.Duration = time.Since(now)
+	c.m.Recorder.HTTP(h, &s.Rec)
+	if !s.CloseAfter && !s.In.BodyDone() {
+		return c.skip()
+	}
+	return !s.CloseAfter
+}
+
+// skip reads a short rest of a body that nobody wanted, so that the connection can go on.
+func (c *connection) skip() bool {
+	for !c.s.In.BodyDone() {
+		if !c.s.In.BodyBuffered() {
+			return false
+		}
+		if _, err := c.s.In.NextBody(); err != nil {
+			return errors.Is(err, io.EOF)
+		}
+	}
+	return true
+}
+
+// request runs the filters; false means that the request is answered.
+func (c *connection) request() bool {
+	s := c.s
+	if code, details := c.prepare(); code != 0 {
+		s.Reply(code, nil, "", details)
+		return false
+	}
+	for _, f := range c.filters {
+		if f.Request(s) {
+			return false
+		}
+	}
+	return true
+}
+
+// refuse answers what could not be read, unless the connection just ended.
+func (c *connection) refuse(err error) bool {
+	s := c.s
+	var bad *http1.ParseError
+	if !errors.As(err, &bad) {
+		return false
+	}
+	s.Rec.Flags |= telemetry.DownstreamProtocolError
+	s.CloseAfter = true
+	s.Req.Minor = 1
+	if bad != http1.ErrHTTP2Preface {
+		s.Reply(bad.Status, nil, "", bad.Detail)
+		_ = s.Out.Flush()
+	}
+	s.Rec.Details = bad.Detail
+	s.Rec.Duration = time.Since(s.Rec.Start)
+	c.m.Recorder.HTTP(c.http, &s.Rec)
+	return false
+}

@@ -1,0 +1,150 @@
+// Package tcpproxy is the network filter that joins a downstream connection with one to an endpoint of a cluster.
+package tcpproxy
+
+import (
+	"context"
+	"io"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/meshproof/meshproof/mesh/proxy/balance"
+	"github.com/meshproof/meshproof/mesh/proxy/conf"
+	"github.com/meshproof/meshproof/mesh/proxy/filter"
+	"github.com/meshproof/meshproof/mesh/proxy/router"
+	"github.com/meshproof/meshproof/mesh/proxy/telemetry"
+	"github.com/meshproof/meshproof/mesh/proxy/upstream"
+)
+
+// Recorder is told of every connection, when it opens and when it ends.
+type Recorder interface {
+	TCPOpened(t *conf.TCP, r *telemetry.Record)
+	TCPClosed(t *conf.TCP, r *telemetry.Record)
+}
+
+// Proxy serves TCP connections.
+type Proxy struct {
+	Set      *upstream.Set
+	Recorder Recorder
+}
+
+// Serve joins c with an upstream connection until both directions ended. It does not close c.
+func (p *Proxy) Serve(ctx context.Context, c *filter.Conn) {
+	t := c.Chain.Current().TCP
+	rec := &telemetry.Record{Start: c.AcceptedAt, Direction: c.Direction, Local: c.Local, Remote: c.Remote, SNI: c.SNI, PeerURI: c.PeerURI, LocalURI: c.LocalURI, MTLS: c.PeerURI != ""}
+	up, host := p.connect(ctx, c, t, rec)
+	p.Recorder.TCPOpened(t, rec)
+	if up != nil {
+		host.Active.Add(1)
+		rec.UpstreamLocal = up.LocalAddr().String()
+		join(ctx, c, up, t.IdleTimeout, rec)
+		host.Active.Add(-1)
+		_ = up.Close() // both directions have ended
+	}
+	rec.Duration = time.Since(rec.Start)
+	p.Recorder.TCPClosed(t, rec)
+}
+
+func (p *Proxy) connect(ctx context.Context, c *filter.Conn, t *conf.TCP, rec *telemetry.Record) (net.Conn, *upstream.Host) {
+	name := router.Split(t.Clusters, t.TotalWeight).Name
+	cl := p.Set.View().Cluster(name)
+	if cl == nil {
+		rec.Flags |= telemetry.NoClusterFound
+		return nil, nil
+	}
+	rec.Cluster = cl.Conf
+	for attempt := range t.MaxConnect {
+		m, ok := cl.Pick(balance.Query{Attempt: attempt}, c.Local)
+		if !ok {
+			rec.Flags |= telemetry.NoHealthyUpstream
+			return nil, nil
+		}
+		rec.Upstream, rec.Endpoint = m.Addr, m.Endpoint
+		up, err := m.DialTCP(ctx, cl.Conf.ConnectTimeout)
+		if err == nil {
+			rec.Flags &^= telemetry.UpstreamConnectionFailure
+			return up, m.Host
+		}
+		cl.Stats.ConnectFail.Add(1)
+		rec.Flags |= telemetry.UpstreamConnectionFailure
+		rec.Failure = err.Error()
+	}
+	return nil, nil
+}
+
+// join copies both ways. When one side ends its sending half, the other side is told so and may go on.
+func join(ctx context.Context, c *filter.Conn, up net.Conn, idle time.Duration, rec *telemetry.Record) {
+	stop := context.AfterFunc(ctx, func() {
+		_ = c.SetDeadline(time.Unix(1, 0))
+		_ = up.SetDeadline(time.Unix(1, 0))
+	})
+	defer stop()
+	var wg sync.WaitGroup
+	act := &activity{a: c.Conn, b: up, idle: idle}
+	act.touch()
+	wg.Go(func() {
+		if len(c.Prefix) > 0 {
+			n, err := up.Write(c.Prefix)
+			if rec.BytesIn += int64(n); err != nil {
+				act.abort()
+				return
+			}
+		}
+		rec.BytesIn += act.copy(up, c.Conn)
+	})
+	wg.Go(func() { rec.BytesOut += act.copy(c.Conn, up) })
+	wg.Wait()
+}
+
+// activity moves the idle deadline of both sides.
+type activity struct {
+	a, b net.Conn
+	idle time.Duration
+
+	mu   sync.Mutex
+	last time.Time
+}
+
+func (v *activity) touch() {
+	if v.idle == 0 {
+		return
+	}
+	now := time.Now()
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if now.Sub(v.last) < v.idle/8 {
+		return
+	}
+	v.last = now
+	_ = v.a.SetReadDeadline(now.Add(v.idle))
+	_ = v.b.SetReadDeadline(now.Add(v.idle))
+}
+
+func (v *activity) abort() {
+	_ = v.a.SetDeadline(time.Unix(1, 0))
+	_ = v.b.SetDeadline(time.Unix(1, 0))
+}
+
+// spliced is how much is copied inside the kernel before the idle deadline moves on.
+const spliced = 1 << 20
+
+func (v *activity) copy(dst, src net.Conn) (n int64) {
+	for {
+		k, err := io.CopyN(dst, src, spliced)
+		n += k
+		v.touch()
+		if err == nil {
+			continue
+		}
+		if err != io.EOF {
+			v.abort()
+			return n
+		}
+		if cw, ok := dst.(interface{ CloseWrite() error }); ok {
+			_ = cw.CloseWrite()
+		} else {
+			v.abort()
+		}
+		return n
+	}
+}

@@ -1,0 +1,333 @@
+// Package listener accepts connections and finds out what they are: where they were bound for, whether TLS or HTTP
+// comes first, and which filter chain takes them.
+//
+// An update keeps sockets and every chain that still matches the same connections; connections of such a chain go on
+// and see its new config at their next request. Only chains that are gone are drained.
+package listener
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"reflect"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/meshproof/meshproof/mesh/proxy/conf"
+	"github.com/meshproof/meshproof/mesh/proxy/filter"
+)
+
+// Options of a Manager. Serve, HTTP and TCP take over a connection and return when they are done with it.
+type Options struct {
+	HTTP, TCP func(context.Context, *filter.Conn)
+	TLS       interface {
+		Server(*conf.DownstreamTLS) (*tls.Config, error)
+	}
+	// LocalURI is the workload's own SPIFFE id.
+	LocalURI func() string
+	// Listen opens a listening socket.
+	Listen func(ctx context.Context, addr netip.AddrPort) (net.Listener, error)
+	// OriginalDst tells where a redirected connection was bound for.
+	OriginalDst func(net.Conn) (netip.AddrPort, bool)
+	// Drain is how long connections of a chain that is gone may live on.
+	Drain time.Duration
+	Log   *slog.Logger
+}
+
+// Manager owns the listeners.
+type Manager struct {
+	o      Options
+	ctx    context.Context // of connections: ends when the drain is over
+	cancel context.CancelFunc
+
+	mu     sync.Mutex
+	active map[string]*live
+	slots  map[*slot]struct{} // every slot that may have connections
+	closed bool
+	wg     sync.WaitGroup
+
+	byAddr   atomic.Pointer[map[netip.AddrPort]*live]
+	draining atomic.Bool
+	// Opened and Active count connections.
+	Opened, Active atomic.Int64
+}
+
+type live struct {
+	conf atomic.Pointer[table]
+	lns  []net.Listener
+}
+
+// table is one version of a listener with the slots of its chains.
+type table struct {
+	*conf.Listener
+	slots map[*conf.FilterChain]*slot
+}
+
+// slot is a filter chain over time.
+type slot struct {
+	m    *Manager
+	cur  atomic.Pointer[conf.FilterChain]
+	tls  *tls.Config
+	gone atomic.Bool
+
+	mu    sync.Mutex
+	conns map[net.Conn]struct{}
+}
+
+// Current implements filter.Chain.
+func (s *slot) Current() *conf.FilterChain { return s.cur.Load() }
+
+// Draining implements filter.Chain.
+func (s *slot) Draining() bool { return s.gone.Load() || s.m.draining.Load() }
+
+// New returns a Manager without listeners.
+func New(o Options) *Manager {
+	m := &Manager{o: o, active: map[string]*live{}, slots: map[*slot]struct{}{}}
+	m.ctx, m.cancel = context.WithCancel(context.Background())
+	m.byAddr.Store(&map[netip.AddrPort]*live{})
+	return m
+}
+
+// Update makes the listeners those of cfg. A socket that cannot be opened is reported; the others are updated all the same.
+func (m *Manager) Update(cfg *conf.Config) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closed {
+		return net.ErrClosed
+	}
+	var errs []error
+	byAddr := make(map[netip.AddrPort]*live, len(cfg.Listeners))
+	for name, c := range cfg.Listeners {
+		l := m.active[name]
+		fresh := l == nil
+		if fresh {
+			l = &live{}
+		}
+		old := l.conf.Load()
+		if old == nil || old.Listener != c {
+			t, err := m.table(old, c)
+			if err != nil {
+				errs = append(errs, fmt.Errorf("listener %q: %w", name, err))
+				continue
+			}
+			l.conf.Store(t)
+			m.retire(old, t)
+		}
+		if c.Bind && l.lns == nil {
+			if err := m.open(l, c); err != nil {
+				errs = append(errs, fmt.Errorf("listener %q: %w", name, err))
+				m.retire(l.conf.Load(), nil)
+				continue
+			}
+		}
+		m.active[name] = l
+		for _, a := range c.Addrs {
+			byAddr[a] = l
+		}
+	}
+	for name, l := range m.active {
+		if cfg.Listeners[name] == nil {
+			delete(m.active, name)
+			for _, ln := range l.lns {
+				_ = ln.Close()
+			}
+			m.retire(l.conf.Load(), nil)
+		}
+	}
+	m.byAddr.Store(&byAddr)
+	return errors.Join(errs...)
+}
+
+// table gives each chain of c a slot: the one it had, if it still matches the same connections in the same way.
+func (m *Manager) table(old *table, c *conf.Listener) (*table, error) {
+	t := &table{Listener: c, slots: map[*conf.FilterChain]*slot{}}
+	chains := slices.Clone(c.Chains)
+	if c.Default != nil {
+		chains = append(chains, c.Default)
+	}
+	for _, fc := range chains {
+		if old != nil {
+			for was, s := range old.slots {
+				if same(was, fc) && !s.gone.Load() {
+					t.slots[fc] = s
+					break
+				}
+			}
+		}
+		if t.slots[fc] != nil {
+			continue
+		}
+		s := &slot{m: m, conns: map[net.Conn]struct{}{}}
+		if fc.TLS != nil {
+			var err error
+			if s.tls, err = m.o.TLS.Server(fc.TLS); err != nil {
+				return nil, fmt.Errorf("filter chain %q: %w", fc.Name, err)
+			}
+		}
+		t.slots[fc] = s
+	}
+	for fc, s := range t.slots {
+		s.cur.Store(fc)
+		m.slots[s] = struct{}{}
+	}
+	return t, nil
+}
+
+func same(a, b *conf.FilterChain) bool {
+	if a.Name != b.Name || (a.HTTP == nil) != (b.HTTP == nil) || (a.TLS == nil) != (b.TLS == nil) {
+		return false
+	}
+	if a.TLS != nil && (a.TLS.ID != b.TLS.ID || a.TLS.RequireClientCert != b.TLS.RequireClientCert) {
+		return false
+	}
+	return reflect.DeepEqual(a.Match, b.Match)
+}
+
+// retire drains the slots of old that next does not use.
+func (m *Manager) retire(old, next *table) {
+	if old == nil {
+		return
+	}
+	kept := map[*slot]bool{}
+	if next != nil {
+		for _, s := range next.slots {
+			kept[s] = true
+		}
+	}
+	for _, s := range old.slots {
+		if kept[s] || s.gone.Swap(true) {
+			continue
+		}
+		m.wg.Go(func() {
+			t := time.NewTimer(m.o.Drain)
+			defer t.Stop()
+			select {
+			case <-t.C:
+			case <-m.ctx.Done():
+			}
+			s.end()
+			m.mu.Lock()
+			delete(m.slots, s)
+			m.mu.Unlock()
+		})
+	}
+}
+
+// end wakes the connections of a slot that wait for a request, and closes those that carry bytes.
+func (s *slot) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	http := s.Current().HTTP != nil
+	for c := range s.conns {
+		if http {
+			_ = c.SetReadDeadline(time.Unix(1, 0))
+		} else {
+			_ = c.Close()
+		}
+	}
+}
+
+func (m *Manager) open(l *live, c *conf.Listener) error {
+	for _, a := range c.Addrs {
+		ln, err := m.o.Listen(m.ctx, a)
+		if err != nil {
+			for _, ln := range l.lns {
+				_ = ln.Close()
+			}
+			l.lns = nil
+			return err
+		}
+		l.lns = append(l.lns, ln)
+	}
+	for _, ln := range l.lns {
+		m.wg.Go(func() { m.accept(l, ln) })
+	}
+	return nil
+}
+
+func (m *Manager) accept(l *live, ln net.Listener) {
+	var pause time.Duration
+	for {
+		c, err := ln.Accept()
+		if err != nil {
+			if errors.Is(err, net.ErrClosed) || m.ctx.Err() != nil {
+				return
+			}
+			// Out of descriptors, or the peer was gone before it was accepted: the socket itself is well.
+			pause = min(max(2*pause, time.Millisecond), time.Second)
+			m.o.Log.Warn("accept failed", "listener", l.conf.Load().Name, "err", err, "pause", pause)
+			t := time.NewTimer(pause)
+			select {
+			case <-t.C:
+			case <-m.ctx.Done():
+				t.Stop()
+				return
+			}
+			continue
+		}
+		pause = 0
+		m.wg.Go(func() { m.serve(l, c) })
+	}
+}
+
+// Addrs returns the addresses of a listener's sockets.
+func (m *Manager) Addrs(name string) []net.Addr {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var out []net.Addr
+	if l := m.active[name]; l != nil {
+		for _, ln := range l.lns {
+			out = append(out, ln.Addr())
+		}
+	}
+	return out
+}
+
+// Drain tells every connection to end at its next chance, and closes what is left after the time limit. New
+// connections are still accepted until then: whoever has not heard yet that this proxy goes must not be refused.
+// It returns when every connection has ended.
+func (m *Manager) Drain(limit time.Duration) {
+	m.draining.Store(true)
+	deadline := time.NewTimer(limit)
+	defer deadline.Stop()
+	check := time.NewTicker(20 * time.Millisecond)
+	defer check.Stop()
+wait:
+	for {
+		select {
+		case <-deadline.C:
+			break wait
+		case <-check.C:
+			if m.Active.Load() == 0 {
+				break wait
+			}
+		}
+	}
+	m.mu.Lock()
+	m.closed = true
+	for _, l := range m.active {
+		for _, ln := range l.lns {
+			_ = ln.Close()
+		}
+	}
+	slots := make([]*slot, 0, len(m.slots))
+	for s := range m.slots {
+		slots = append(slots, s)
+	}
+	m.mu.Unlock()
+	m.cancel()
+	for _, s := range slots {
+		s.mu.Lock()
+		for c := range s.conns {
+			_ = c.Close()
+		}
+		s.mu.Unlock()
+	}
+	m.wg.Wait()
+}

@@ -1,0 +1,153 @@
+package router
+
+import (
+	"errors"
+	"io"
+	"sync/atomic"
+	"time"
+
+	"github.com/meshproof/meshproof/mesh/proxy/filter"
+	"github.com/meshproof/meshproof/mesh/proxy/http1"
+	"github.com/meshproof/meshproof/mesh/proxy/pool"
+)
+
+// maxReplay is how much of a request body is kept for another try.
+const maxReplay = 64 << 10
+
+// requestBody brings the downstream's body to the upstream. A body that already lies in the buffer is sent with the
+// head; any other is pumped by a goroutine of its own, so that an answer may come before its end.
+type requestBody struct {
+	whole    []byte // the whole body, when it was buffered
+	saved    []byte // the part that was read so far, for another try
+	overflow bool   // more than maxReplay was read: no other try
+	complete bool   // read to its end
+	chunked  bool
+	pump     *pump
+}
+
+type pump struct {
+	done chan struct{}
+	// stop was asked for: a read that times out is no error of the client's.
+	stopped atomic.Bool
+	gone    bool // the client failed within its body
+	sent    bool // everything reached the upstream
+}
+
+// begin prepares the body; false means that the client is gone.
+func (b *requestBody) begin(s *filter.Stream) bool {
+	if s.Req.Framing == http1.NoBody {
+		b.complete = true
+		return true
+	}
+	if s.Req.Framing == http1.Length && s.In.BodyBuffered() {
+		p, err := s.In.NextBody()
+		b.whole, b.complete = p, err == nil
+		s.Rec.BytesIn += int64(len(p))
+		return err == nil
+	}
+	b.chunked = s.Req.Framing == http1.Chunked
+	if s.Req.Expect {
+		s.Req.Del([]byte("expect"))
+		return s.Out.Continue() == nil
+	}
+	return true
+}
+
+// replayable reports whether the body can be sent again from its start.
+func (b *requestBody) replayable() bool { return !b.overflow }
+
+// send writes the body, or starts the pump.
+func (b *requestBody) send(s *filter.Stream, c *pool.Conn, x *exchange) {
+	b.pump = nil
+	switch {
+	case s.Req.Framing == http1.NoBody:
+	case b.whole != nil:
+		_ = c.W.Body(b.whole) // errors stick to the Writer
+		_ = c.W.End(nil)
+	default:
+		p := &pump{done: make(chan struct{})}
+		b.pump = p
+		go b.run(p, s, c, x)
+	}
+}
+
+// run is the pump's goroutine; stop and settle wait for it.
+func (b *requestBody) run(p *pump, s *filter.Stream, c *pool.Conn, x *exchange) {
+	defer close(p.done)
+	if len(b.saved) > 0 {
+		_ = c.W.Body(b.saved)
+	}
+	for !b.complete {
+		if s.In.Buffered() == 0 && c.W.Flush() != nil {
+			return
+		}
+		piece, err := s.In.NextBody()
+		if errors.Is(err, io.EOF) {
+			b.complete = true
+			break
+		}
+		if err != nil {
+			if !p.stopped.Load() {
+				p.gone = true
+				_ = c.SetReadDeadline(time.Unix(1, 0)) // wakes the reader of the answer
+			}
+			return
+		}
+		s.Rec.BytesIn += int64(len(piece))
+		if len(b.saved)+len(piece) > maxReplay {
+			b.overflow = true
+		} else if !b.overflow {
+			b.saved = append(b.saved, piece...)
+		}
+		if c.W.Body(piece) != nil {
+			return
+		}
+		if s.In.BodyDone() {
+			b.complete = true
+		}
+	}
+	_ = c.W.End(&s.Req.Trailers)
+	p.sent = c.W.Flush() == nil
+	if x.timeout > 0 && !p.stopped.Load() {
+		c.Deadline = true
+		_ = c.SetReadDeadline(time.Now().Add(x.timeout))
+	}
+}
+
+// stop ends the pump and reports whether the client is gone.
+func (b *requestBody) stop(s *filter.Stream) (gone bool) {
+	p := b.pump
+	if p == nil {
+		return false
+	}
+	b.pump = nil
+	p.stopped.Store(true)
+	_ = s.Conn.SetReadDeadline(time.Unix(1, 0))
+	<-p.done
+	_ = s.Conn.SetReadDeadline(time.Time{})
+	return p.gone
+}
+
+// settle ends the pump after an answer and reports whether the upstream got the whole request.
+func (b *requestBody) settle(s *filter.Stream) bool {
+	p := b.pump
+	if p == nil {
+		return true
+	}
+	select {
+	case <-p.done:
+	default:
+		// The answer came before the request's end: the rest is not wanted.
+		b.stop(s)
+	}
+	b.pump = nil
+	return p.sent
+}
+
+// drop is called when the proxy answers by itself: a body that is not read to its end ends the connection.
+func (b *requestBody) drop(s *filter.Stream) {
+	b.stop(s)
+	if !b.complete {
+		s.CloseAfter = true
+	}
+}

@@ -1,0 +1,433 @@
+package router
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/meshproof/meshproof/mesh/proxy/balance"
+	"github.com/meshproof/meshproof/mesh/proxy/conf"
+	"github.com/meshproof/meshproof/mesh/proxy/filter"
+	"github.com/meshproof/meshproof/mesh/proxy/http1"
+	"github.com/meshproof/meshproof/mesh/proxy/pool"
+	"github.com/meshproof/meshproof/mesh/proxy/telemetry"
+	"github.com/meshproof/meshproof/mesh/proxy/upstream"
+)
+
+// exchange is one request on its way through one or more tries. It is pooled.
+type exchange struct {
+	r       *Router
+	s       *filter.Stream
+	view    *upstream.View
+	route   *conf.Route
+	vhost   *conf.VirtualHost
+	cluster *upstream.Cluster
+	levels  levels
+	random  uint64
+
+	timeout  time.Duration // of all tries; 0 none
+	perTry   time.Duration
+	deadline time.Time // of the whole, once the request is complete
+	retry    retryState
+	tried    []*upstream.Host
+	body     requestBody
+	host     upstream.Member
+	reset    string // Envoy's reset reason of the last failure
+}
+
+func (x *exchange) release() {
+	tried := x.tried[:0]
+	clear(x.tried)
+	saved := x.body.saved[:0]
+	*x = exchange{tried: tried}
+	if cap(saved) <= maxReplay {
+		x.body.saved = saved
+	}
+	exchanges.Put(x)
+}
+
+// result of one try.
+type result uint8
+
+const (
+	done   result = iota // answered, or beyond help
+	again                // failed in a way that may be tried again
+	stale                // a used connection was closed under us: not counted as a try
+	failed               // failed, no further try
+)
+
+// run tries until an answer, and answers by itself when all tries failed.
+func (x *exchange) run(ctx context.Context) {
+	s := x.s
+	if !x.body.begin(s) {
+		s.CloseAfter = true
+		s.Rec.Flags |= telemetry.DownstreamTermination
+		return
+	}
+	x.cluster.Stats.ActiveRequests.Add(1)
+	defer x.cluster.Stats.ActiveRequests.Add(-1)
+	if x.timeout > 0 && x.body.complete {
+		x.deadline = time.Now().Add(x.timeout)
+	}
+	fresh := false
+	for {
+		if !fresh {
+			s.AttemptCount++
+		}
+		if x.vhost.Attempts {
+			s.Req.Set([]byte("x-envoy-attempt-count"), number(&s.Req.Header, int64(s.AttemptCount)))
+		}
+		m, ok := x.pick(s.AttemptCount - 1)
+		if !ok {
+			s.Rec.Flags |= telemetry.NoHealthyUpstream
+			x.body.drop(s)
+			x.fail(503, "no healthy upstream", "no_healthy_upstream")
+			return
+		}
+		x.host = m
+		res := x.try(ctx, m, fresh)
+		fresh = false
+		switch res {
+		case done:
+			return
+		case stale:
+			fresh = true
+			continue
+		case again:
+			if x.wait(ctx) {
+				continue
+			}
+		}
+		x.body.drop(s)
+		x.fail(x.failure())
+		return
+	}
+}
+
+func (x *exchange) pick(attempt int) (upstream.Member, bool) {
+	q := balance.Query{Attempt: attempt}
+	m, ok := x.cluster.Pick(q, x.s.Conn.Local)
+	if attempt == 0 || !ok || !x.retry.avoid {
+		return m, ok
+	}
+	for range x.retry.hostAttempts {
+		used := false
+		for _, h := range x.tried {
+			used = used || h == m.Host
+		}
+		if !used {
+			break
+		}
+		if m, ok = x.cluster.Pick(q, x.s.Conn.Local); !ok {
+			break
+		}
+	}
+	return m, ok
+}
+
+// try sends the request once.
+func (x *exchange) try(ctx context.Context, m upstream.Member, fresh bool) result {
+	s, st := x.s, x.cluster.Stats
+	x.tried = append(x.tried, m.Host)
+	s.Rec.Upstream, s.Rec.Endpoint = m.Addr, m.Endpoint
+	s.Rec.Failure = ""
+	s.Rec.Flags &^= telemetry.UpstreamConnectionFailure | telemetry.UpstreamConnectionTermination | telemetry.UpstreamRequestTimeout | telemetry.UpstreamProtocolError
+	if x.s.AttemptCount == 1 && x.route.Forward.AutoHost && m.Endpoint.Host != "" {
+		setHost(s, x.route.Forward, []byte(m.Endpoint.Host))
+	}
+	c, err := m.HTTP.Get(ctx, fresh)
+	if err != nil {
+		st.ConnectFail.Add(1)
+		m.Errors.Add(1)
+		s.Rec.Flags |= telemetry.UpstreamConnectionFailure
+		x.reset = "remote connection failure"
+		if errors.Is(err, context.DeadlineExceeded) {
+			x.reset = "connection timeout"
+		}
+		s.Rec.Failure = err.Error()
+		return x.afterReset(true, false)
+	}
+	st.Requests.Add(1)
+	m.Requests.Add(1)
+	m.Active.Add(1)
+	defer m.Active.Add(-1)
+	sent := time.Now()
+	x.setDeadline(c, sent)
+	before := c.W.Written
+	c.W.Request(&s.Req)
+	x.body.send(s, c, x)
+	if x.body.pump == nil {
+		if err := c.W.Flush(); err != nil && c.W.Written == before {
+			// Not a byte went out: the connection was dead, and any request may be sent again.
+			return x.lost(c, err, true)
+		}
+	}
+	if err := x.readHead(c); err != nil {
+		return x.lost(c, err, false)
+	}
+	s.Rec.UpstreamTime = time.Since(sent)
+	return x.answer(c, m)
+}
+
+func (x *exchange) setDeadline(c *pool.Conn, now time.Time) {
+	d := x.deadline
+	if x.perTry > 0 {
+		if t := now.Add(x.perTry); d.IsZero() || t.Before(d) {
+			d = t
+		}
+	}
+	if !d.IsZero() {
+		c.Deadline = true
+		_ = c.SetReadDeadline(d) // a dead connection shows at the read
+	}
+}
+
+var limits = http1.DefaultLimits
+
+func (x *exchange) readHead(c *pool.Conn) error {
+	s := x.s
+	for range 16 { // interim responses are dropped: the codec has answered Expect itself
+		s.Resp.Reset()
+		if err := c.R.ReadResponse(&s.Resp, limits, s.Req.IsHead); err != nil {
+			return err
+		}
+		if s.Resp.Status >= 200 || s.Resp.Status == 101 {
+			return nil
+		}
+	}
+	return &http1.ParseError{Status: 502, Detail: "too many interim responses"}
+}
+
+// lost ends a try whose connection failed before an answer.
+func (x *exchange) lost(c *pool.Conn, err error, unsent bool) result {
+	s, st := x.s, x.cluster.Stats
+	silent := c.R.Buffered() == 0 && (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || unsent)
+	reused := c.Reused
+	gone := x.body.stop(s)
+	c.Discard()
+	if gone {
+		s.Rec.Flags |= telemetry.DownstreamTermination
+		s.Rec.Details = "downstream_remote_disconnect"
+		s.CloseAfter = true
+		return done
+	}
+	if reused && silent && x.body.replayable() && (unsent || idempotent(s.Req.Method)) {
+		return stale
+	}
+	x.host.Errors.Add(1)
+	var bad *http1.ParseError
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		st.Timeouts.Add(1)
+		s.Rec.Flags |= telemetry.UpstreamRequestTimeout
+		x.reset = "timeout"
+		if !x.deadline.IsZero() && !time.Now().Before(x.deadline) {
+			return failed
+		}
+		st.PerTryTimeouts.Add(1)
+	case errors.As(err, &bad):
+		s.Rec.Flags |= telemetry.UpstreamProtocolError
+		x.reset = "protocol error"
+		s.Rec.Failure = bad.Detail
+	default:
+		s.Rec.Flags |= telemetry.UpstreamConnectionTermination
+		x.reset = "connection termination"
+	}
+	st.Resets.Add(1)
+	return x.afterReset(false, unsent)
+}
+
+func idempotent(method []byte) bool {
+	switch string(method) {
+	case "GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE":
+		return true
+	}
+	return false
+}
+
+// answer passes a response on, or gives it up for another try.
+func (x *exchange) answer(c *pool.Conn, m upstream.Member) result {
+	s := x.s
+	status := s.Resp.Status
+	if cl := status / 100; cl < len(x.cluster.Stats.Class) {
+		x.cluster.Stats.Class[cl].Add(1)
+	}
+	if status >= 500 {
+		m.Errors.Add(1)
+	} else {
+		m.Success.Add(1)
+	}
+	if status == 101 {
+		return x.tunnel(c)
+	}
+	if x.retry.left > 0 && x.retryStatus() {
+		if x.body.stop(s) {
+			c.Discard()
+			s.Rec.Flags |= telemetry.DownstreamTermination
+			s.CloseAfter = true
+			return done
+		}
+		if x.body.replayable() {
+			x.drain(c, m)
+			x.reset = "retriable status"
+			return again
+		}
+	}
+	if x.retry.left == 0 && x.retry.num > 0 && x.retryStatus() {
+		s.Rec.Flags |= telemetry.RetryLimitExceeded
+		x.cluster.Stats.RetryExhausted.Add(1)
+	} else if s.AttemptCount > 1 {
+		x.cluster.Stats.RetrySuccess.Add(1)
+	}
+	s.Rec.Details = "via_upstream"
+	h := &s.Resp.Header
+	h.Set([]byte("x-envoy-upstream-service-time"), millis(h, s.Rec.UpstreamTime))
+	if x.vhost.AttemptsInResponse {
+		h.Set([]byte("x-envoy-attempt-count"), number(h, int64(s.AttemptCount)))
+	}
+	x.levels.response(s)
+	if s.Resp.Framing == http1.UntilClose && s.Req.Minor == 0 {
+		s.CloseAfter = true
+	}
+	closing := s.Resp.Close
+	s.WriteHead()
+	return x.stream(c, m, closing)
+}
+
+// stream copies the body and settles both connections.
+func (x *exchange) stream(c *pool.Conn, m upstream.Member, closing bool) result {
+	s := x.s
+	for {
+		p, err := c.R.NextBody()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			s.Rec.Flags |= telemetry.UpstreamConnectionTermination
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				s.Rec.Flags = s.Rec.Flags&^telemetry.UpstreamConnectionTermination | telemetry.UpstreamRequestTimeout
+				x.cluster.Stats.Timeouts.Add(1)
+			}
+			s.Rec.Details = "upstream_reset_after_response_started{connection_termination}"
+			x.cluster.Stats.Resets.Add(1)
+			x.body.stop(s)
+			c.Discard()
+			_ = s.Out.Flush() // what came goes out; the missing end tells the client that it is not all
+			s.CloseAfter = true
+			return done
+		}
+		s.Rec.BytesOut += int64(len(p))
+		if s.Out.Body(p) == nil && !c.R.BodyDone() && c.R.Buffered() == 0 {
+			_ = s.Out.Flush()
+		}
+		if s.Out.Err() != nil {
+			break
+		}
+	}
+	if s.Out.Err() == nil {
+		_ = s.Out.End(&s.Resp.Trailers)
+	}
+	sentAll := x.body.settle(s)
+	if !closing && sentAll && c.R.BodyDone() {
+		m.HTTP.Put(c)
+	} else {
+		c.Discard()
+	}
+	if s.Out.Flush() != nil {
+		s.Rec.Flags |= telemetry.DownstreamTermination
+		s.Rec.Details = "downstream_remote_disconnect"
+		s.CloseAfter = true
+	}
+	if !sentAll {
+		s.CloseAfter = true
+	}
+	return done
+}
+
+// drain reads a short answer that is not wanted to its end, so that the connection can be used again.
+func (x *exchange) drain(c *pool.Conn, m upstream.Member) {
+	for c.R.BodyBuffered() {
+		if _, err := c.R.NextBody(); err != nil {
+			break
+		}
+	}
+	if c.R.BodyDone() && !x.s.Resp.Close && x.body.complete {
+		m.HTTP.Put(c)
+		return
+	}
+	c.Discard()
+}
+
+func (x *exchange) failure() (code int, body, details string) {
+	f := x.s.Rec.Flags
+	switch {
+	case f&telemetry.NoHealthyUpstream != 0:
+		return 503, "no healthy upstream", "no_healthy_upstream"
+	case f&telemetry.UpstreamRequestTimeout != 0:
+		return 504, "upstream request timeout", "response_timeout"
+	case f&telemetry.UpstreamProtocolError != 0:
+		return 502, "upstream connect error or disconnect/reset before headers. reset reason: protocol error", "upstream_reset_before_response_started{protocol_error}"
+	}
+	body = "upstream connect error or disconnect/reset before headers. reset reason: " + x.reset
+	if x.s.Rec.Failure != "" {
+		body += ", transport failure reason: " + x.s.Rec.Failure
+	}
+	return 503, body, fmt.Sprintf("upstream_reset_before_response_started{%s}", x.reset)
+}
+
+func (x *exchange) fail(code int, body, details string) {
+	x.s.Reply(code, []byte(body), "text/plain", details)
+	if x.s.Out.Flush() != nil {
+		x.s.CloseAfter = true
+	}
+}
+
+// tunnel joins both connections after a 101, until one side ends.
+func (x *exchange) tunnel(c *pool.Conn) result {
+	s := x.s
+	s.Rec.Details = "via_upstream"
+	x.levels.response(s)
+	s.CloseAfter = true
+	s.WriteHead()
+	if s.Req.Upgrade == nil || s.Out.Flush() != nil {
+		c.Discard()
+		return done
+	}
+	_ = c.SetDeadline(time.Time{})
+	early, late := s.In.TakeBuffered(), c.R.TakeBuffered()
+	up := make(chan int64, 1)
+	go func() {
+		n := copyAfter(c.Conn, s.Conn.Conn, early)
+		up <- n
+	}()
+	s.Rec.BytesOut += copyAfter(s.Conn.Conn, c.Conn, late)
+	c.Discard()
+	_ = s.Conn.SetReadDeadline(time.Unix(1, 0))
+	s.Rec.BytesIn += <-up
+	return done
+}
+
+// copyAfter writes early and then everything from src, and ends dst's side when src ends.
+func copyAfter(dst, src net.Conn, early []byte) (n int64) {
+	if len(early) > 0 {
+		k, err := dst.Write(early)
+		if n = int64(k); err != nil {
+			return n
+		}
+	}
+	k, _ := io.Copy(dst, src) // an error ends the tunnel like an end does
+	if cw, ok := dst.(interface{ CloseWrite() error }); ok {
+		_ = cw.CloseWrite()
+	}
+	return n + k
+}
+
+func number(h *http1.Header, n int64) []byte { return h.Take(strconv.AppendInt(h.Scratch(), n, 10)) }
+
+func millis(h *http1.Header, d time.Duration) []byte { return number(h, d.Milliseconds()) }

@@ -1,0 +1,136 @@
+package router
+
+import (
+	"context"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/meshproof/meshproof/mesh/proxy/conf"
+	"github.com/meshproof/meshproof/mesh/proxy/filter"
+	"github.com/meshproof/meshproof/mesh/proxy/http1"
+	"github.com/meshproof/meshproof/mesh/proxy/telemetry"
+	"github.com/meshproof/meshproof/mesh/proxy/upstream"
+)
+
+// Router is the terminal HTTP filter. One serves every connection.
+type Router struct {
+	set *upstream.Set
+}
+
+// New returns a Router over the live clusters of set.
+func New(set *upstream.Set) *Router { return &Router{set: set} }
+
+var exchanges = sync.Pool{New: func() any { return new(exchange) }}
+
+// Serve answers one request whose head is in s.Req. When it returns, the answer has been flushed, or s.CloseAfter is
+// set because it could not be finished. ctx ends dials and waits between tries.
+func (r *Router) Serve(ctx context.Context, s *filter.Stream) {
+	view := r.set.View()
+	t := s.HTTP.Routes
+	if t == nil {
+		t = view.Config.Routes[s.HTTP.RouteName]
+	}
+	var vh *conf.VirtualHost
+	var route *conf.Route
+	random := rand.Uint64()
+	if t != nil {
+		vh, route = Find(t, &s.Req, s.Scheme, random)
+	}
+	if vh != nil && vh.RequireTLS != conf.TLSNone && string(s.Scheme) != "https" && (vh.RequireTLS == conf.TLSAll || !s.Internal) {
+		redirect(s, &conf.Route{Redirect: &conf.Redirect{HTTPS: true, Code: 301}})
+		return
+	}
+	if route == nil {
+		s.Rec.Flags |= telemetry.NoRoute
+		s.Reply(404, nil, "", "route_not_found")
+		return
+	}
+	s.Rec.RouteName = route.Name
+	x := exchanges.Get().(*exchange)
+	x.r, x.s, x.view, x.route, x.vhost, x.random = r, s, view, route, vh, random
+	x.serve(ctx, t)
+	x.release()
+}
+
+func (x *exchange) serve(ctx context.Context, t *conf.RouteTable) {
+	s := x.s
+	switch {
+	case x.route.Redirect != nil:
+		x.levels.order(t, x.vhost, x.route, nil)
+		redirect(s, x.route)
+		return
+	case x.route.Direct != nil:
+		d := x.route.Direct
+		x.levels.order(t, x.vhost, x.route, nil)
+		s.Resp.Reset()
+		x.levels.response(s)
+		s.ReplyWith(d.Code, d.Body, "text/plain", "direct_response")
+		return
+	}
+	f := x.route.Forward
+	var w *conf.WeightedCluster
+	name := ""
+	if f.ClusterHeader != nil {
+		name = string(s.Req.Get(string(f.ClusterHeader)))
+	} else {
+		w = split(f.Clusters, f.TotalWeight, rand.Uint64())
+		name = w.Name
+	}
+	x.cluster = x.view.Cluster(name)
+	if x.cluster == nil {
+		s.Rec.Flags |= telemetry.NoClusterFound
+		s.Reply(f.NotFoundCode, nil, "", "cluster_not_found")
+		return
+	}
+	s.Rec.Cluster = x.cluster.Conf
+	if up := s.Req.Upgrade; up != nil {
+		switch {
+		case string(up) == "h2c" || s.Req.Framing != http1.NoBody:
+			s.Req.Upgrade = nil // an offer that may be ignored (RFC 9110 section 7.8)
+		case !x.upgradeAllowed(up):
+			s.Reply(403, nil, "", "upgrade_failed")
+			return
+		}
+	}
+	x.policy()
+	x.levels.order(t, x.vhost, x.route, w)
+	x.levels.request(s)
+	rewrite(s, x.route, w)
+	if x.timeout > 0 {
+		s.Req.Set([]byte("x-envoy-expected-rq-timeout-ms"), millis(&s.Req.Header, x.expected()))
+	}
+	x.run(ctx)
+}
+
+func (x *exchange) upgradeAllowed(proto []byte) bool {
+	lower := string(asciiLower(proto))
+	if on, ok := x.route.Forward.Upgrades[lower]; ok {
+		return on
+	}
+	for _, u := range x.s.HTTP.Upgrades {
+		if u == lower {
+			return true
+		}
+	}
+	return false
+}
+
+func asciiLower(b []byte) []byte {
+	out := make([]byte, len(b))
+	for i, c := range b {
+		if 'A' <= c && c <= 'Z' {
+			c += 32
+		}
+		out[i] = c
+	}
+	return out
+}
+
+// expected is what the upstream is told: the shorter of the timeouts.
+func (x *exchange) expected() time.Duration {
+	if x.perTry > 0 && x.perTry < x.timeout {
+		return x.perTry
+	}
+	return x.timeout
+}

@@ -1,0 +1,86 @@
+// Package telemetry turns finished exchanges into Istio's standard metrics and access logs, cheaply: the data path fills
+// one Record per exchange, and every counter it touches is atomic.
+package telemetry
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/meshproof/meshproof/mesh/proxy/conf"
+	"github.com/meshproof/meshproof/mesh/proxy/http1"
+)
+
+// Flags are Envoy's response flags.
+type Flags uint32
+
+// The response flags that this proxy sets.
+const (
+	NoHealthyUpstream             Flags = 1 << iota // UH
+	UpstreamConnectionFailure                       // UF
+	NoRoute                                         // NR
+	RetryLimitExceeded                              // URX
+	NoClusterFound                                  // NC
+	DurationTimeout                                 // DT
+	DownstreamTermination                           // DC
+	UpstreamRequestTimeout                          // UT
+	UpstreamRemoteReset                             // UR
+	UpstreamConnectionTermination                   // UC
+	DownstreamProtocolError                         // DPE
+	UpstreamProtocolError                           // UPE
+	StreamIdleTimeout                               // SI
+)
+
+var flagNames = [...]string{"UH", "UF", "NR", "URX", "NC", "DT", "DC", "UT", "UR", "UC", "DPE", "UPE", "SI"}
+
+// String joins the short names by a comma; no flag is "-".
+func (f Flags) String() string {
+	if f == 0 {
+		return "-"
+	}
+	s := ""
+	for i, n := range flagNames {
+		if f&(1<<i) != 0 {
+			if s != "" {
+				s += ","
+			}
+			s += n
+		}
+	}
+	return s
+}
+
+// Record is what is known about one HTTP exchange or one TCP connection. The owner fills it in and reuses it.
+type Record struct {
+	Req  *http1.Request  // nil for TCP
+	Resp *http1.Response // nil for TCP or when nothing was answered
+
+	Start        time.Time
+	Duration     time.Duration // set at the end
+	UpstreamTime time.Duration // until the upstream's head
+
+	Status   int
+	Flags    Flags
+	Details  string // RESPONSE_CODE_DETAILS
+	Failure  string // UPSTREAM_TRANSPORT_FAILURE_REASON
+	Term     string // CONNECTION_TERMINATION_DETAILS
+	BytesIn  int64
+	BytesOut int64
+	HeadIn   int64
+	HeadOut  int64
+
+	Direction     conf.Direction
+	Cluster       *conf.Cluster
+	Upstream      string // host:port
+	UpstreamLocal string
+	Endpoint      *conf.Endpoint
+	RouteName     string
+	OriginalPath  []byte // when the path was rewritten
+
+	Local, Remote netip.AddrPort
+	SNI           string
+	PeerURI       string // SPIFFE id of the downstream peer, "" in plaintext
+	LocalURI      string
+	MTLS          bool           // on the side that faces the other workload
+	Peer          *conf.Workload // told by metadata headers; nil unknown
+	UpstreamURI   string
+}

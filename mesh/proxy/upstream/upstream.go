@@ -1,0 +1,338 @@
+// Package upstream is the live side of clusters: endpoints with their connections and counters, which outlive the
+// configs that name them.
+//
+// A View pairs one Config with the live state behind it. State is kept by cluster, address and TLS identity: an endpoint
+// that is in the old and the new Config keeps its connections, one that moved between clusters does not share them.
+package upstream
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/meshproof/meshproof/mesh/proxy/balance"
+	"github.com/meshproof/meshproof/mesh/proxy/conf"
+	"github.com/meshproof/meshproof/mesh/proxy/pool"
+)
+
+// TLSBuilder makes client TLS configurations.
+type TLSBuilder interface {
+	Client(c *conf.UpstreamTLS, alpn []string) (*tls.Config, error)
+}
+
+// Set owns the live state of every cluster.
+type Set struct {
+	tls  TLSBuilder
+	view atomic.Pointer[View]
+
+	mu    sync.Mutex
+	hosts map[hostKey]*Host
+	stats map[string]*Stats
+}
+
+type hostKey struct{ cluster, addr, tls string }
+
+// View is one Config with its live clusters. It is immutable.
+type View struct {
+	Config   *conf.Config
+	clusters map[string]*Cluster
+}
+
+// Cluster returns the live cluster of that name, or nil.
+func (v *View) Cluster(name string) *Cluster { return v.clusters[name] }
+
+// Clusters is every live cluster by name. Do not change the map.
+func (v *View) Clusters() map[string]*Cluster { return v.clusters }
+
+// Cluster is a live cluster: one version of its endpoints with the picker over them.
+type Cluster struct {
+	Conf    *conf.Cluster
+	Stats   *Stats
+	Members []Member
+	picker  balance.Picker
+	set     *Set
+}
+
+// Member is an endpoint of a cluster. The Host is shared between versions, the Endpoint belongs to this one.
+type Member struct {
+	*Host
+	Endpoint *conf.Endpoint
+}
+
+// Host is one upstream address with its pool.
+type Host struct {
+	Addr   string // host:port
+	Active atomic.Int64
+	// Counters of this endpoint.
+	Requests, Errors, Success atomic.Int64
+	HTTP                      *pool.HTTP
+	TLS                       *conf.UpstreamTLS // nil is plaintext
+	dialTCP                   pool.Dial
+	cx                        pool.Stats
+}
+
+// Connections returns the host's connection counters.
+func (h *Host) Connections() *pool.Stats { return &h.cx }
+
+// DialTCP makes a connection for bytes, not HTTP: it offers the ALPN list of the TLS context as it is.
+func (h *Host) DialTCP(ctx context.Context, limit time.Duration) (net.Conn, error) {
+	c, err := pool.Connect(ctx, h.dialTCP, limit)
+	if err != nil {
+		h.cx.Failed.Add(1)
+		return nil, err
+	}
+	h.cx.Opened.Add(1)
+	return c, nil
+}
+
+// Stats are a cluster's counters. They live as long as the Set.
+type Stats struct {
+	Requests, Timeouts, Retries, RetrySuccess, RetryExhausted, Resets atomic.Int64
+	ConnectFail, NoHealthy, ActiveRequests, CxTotal, PerTryTimeouts   atomic.Int64
+	Class                                                             [6]atomic.Int64 // 1xx to 5xx by index
+	SentBytes, ReceivedBytes                                          atomic.Int64
+}
+
+// NewSet returns an empty Set whose first View has no config.
+func NewSet(tls TLSBuilder) *Set {
+	s := &Set{tls: tls, hosts: map[hostKey]*Host{}, stats: map[string]*Stats{}}
+	s.view.Store(&View{Config: &conf.Config{}})
+	return s
+}
+
+// View returns the current View.
+func (s *Set) View() *View { return s.view.Load() }
+
+// Apply makes cfg current: from its return on, new requests see it and nothing but it. State that no cluster of cfg
+// uses any more is dropped; exchanges under way keep theirs until they end.
+func (s *Set) Apply(cfg *conf.Config) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	old := s.view.Load()
+	next := &View{Config: cfg, clusters: make(map[string]*Cluster, len(cfg.Clusters))}
+	used := make(map[hostKey]bool, len(s.hosts))
+	for name, c := range cfg.Clusters {
+		if live := old.clusters[name]; live != nil && live.Conf == c {
+			next.clusters[name] = live
+			for i := range live.Members {
+				m := &live.Members[i]
+				used[hostKey{name, m.Addr, tlsID(m.TLS)}] = true
+			}
+			continue
+		}
+		live, err := s.build(c, used)
+		if err != nil {
+			return fmt.Errorf("cluster %q: %w", name, err)
+		}
+		next.clusters[name] = live
+	}
+	s.view.Store(next)
+	for k, h := range s.hosts {
+		if !used[k] {
+			delete(s.hosts, k)
+			h.HTTP.Close()
+		}
+	}
+	return nil
+}
+
+func (s *Set) build(c *conf.Cluster, used map[hostKey]bool) (*Cluster, error) {
+	st := s.stats[c.Name]
+	if st == nil {
+		st = &Stats{}
+		s.stats[c.Name] = st
+	}
+	live := &Cluster{Conf: c, Stats: st, set: s}
+	if c.Endpoints == nil {
+		return live, nil
+	}
+	var entries []balance.Entry
+	var weights []uint32
+	for li := range c.Endpoints.Localities {
+		l := &c.Endpoints.Localities[li]
+		weights = append(weights, l.Weight)
+		for ei := range l.Endpoints {
+			ep := &l.Endpoints[ei]
+			h, err := s.host(c, ep, used)
+			if err != nil {
+				return nil, err
+			}
+			live.Members = append(live.Members, Member{h, ep})
+			entries = append(entries, balance.Entry{Weight: ep.Weight, Priority: l.Priority, Locality: li, Healthy: !ep.Unhealthy && !ep.Draining, Active: &h.Active})
+		}
+	}
+	opts := balance.Options{Panic: c.PanicThreshold}
+	if c.LocalityLB {
+		opts.LocalityWeights = weights
+	}
+	switch c.LB {
+	case conf.LeastRequest:
+		opts.Build = balance.LeastRequest(c.ChoiceCount)
+	case conf.Random:
+		opts.Build = balance.Random
+	default:
+		opts.Build = balance.RoundRobin
+	}
+	live.picker = balance.New(entries, opts)
+	return live, nil
+}
+
+func tlsID(t *conf.UpstreamTLS) string {
+	if t == nil {
+		return ""
+	}
+	return t.ID
+}
+
+// transport is the first TLS match whose every pair the endpoint's metadata holds.
+func transport(c *conf.Cluster, ep *conf.Endpoint) *conf.UpstreamTLS {
+next:
+	for i := range c.TLSMatches {
+		for k, v := range c.TLSMatches[i].Match {
+			if got, ok := ep.TLSMode[k]; !ok || got != v {
+				continue next
+			}
+		}
+		return c.TLSMatches[i].TLS
+	}
+	return c.TLS
+}
+
+func (s *Set) host(c *conf.Cluster, ep *conf.Endpoint, used map[hostKey]bool) (*Host, error) {
+	addr := ep.Addr.String()
+	if ep.Host != "" {
+		addr = net.JoinHostPort(ep.Host, fmt.Sprint(ep.Port))
+	}
+	t := transport(c, ep)
+	key := hostKey{c.Name, addr, tlsID(t)}
+	limits := pool.Limits{ConnectTimeout: c.ConnectTimeout, IdleTimeout: c.IdleTimeout, MaxRequests: c.MaxRequests}
+	used[key] = true
+	if h := s.hosts[key]; h != nil {
+		h.HTTP.SetLimits(limits)
+		return h, nil
+	}
+	h, err := s.newHost(c, addr, t, limits)
+	if err == nil {
+		s.hosts[key] = h
+	}
+	return h, err
+}
+
+func (s *Set) newHost(c *conf.Cluster, addr string, t *conf.UpstreamTLS, limits pool.Limits) (*Host, error) {
+	d := &net.Dialer{KeepAliveConfig: net.KeepAliveConfig{Enable: c.Keepalive.On, Idle: c.Keepalive.Idle, Interval: c.Keepalive.Interval, Count: c.Keepalive.Probes}, KeepAlive: -1}
+	if c.BindSource.IsValid() {
+		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(c.BindSource, 0))
+	}
+	plain := func(ctx context.Context) (net.Conn, error) { return d.DialContext(ctx, "tcp", addr) }
+	h := &Host{Addr: addr, TLS: t, dialTCP: plain}
+	dialHTTP := pool.Dial(plain)
+	if t != nil {
+		var err error
+		if dialHTTP, err = s.dialTLS(plain, t, httpALPN(t.ALPN)); err != nil {
+			return nil, err
+		}
+		if h.dialTCP, err = s.dialTLS(plain, t, t.ALPN); err != nil {
+			return nil, err
+		}
+	}
+	h.HTTP = pool.NewHTTP(dialHTTP, limits, &h.cx)
+	return h, nil
+}
+
+// httpALPN is what Istio's alpn filter makes of a mesh context: the peer learns that HTTP follows.
+func httpALPN(list []string) []string {
+	for _, p := range list {
+		if p == "istio" {
+			return []string{"istio-http/1.1", "istio", "http/1.1"}
+		}
+	}
+	var out []string
+	for _, p := range list {
+		if p != "h2" {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+func (s *Set) dialTLS(plain pool.Dial, t *conf.UpstreamTLS, alpn []string) (pool.Dial, error) {
+	cfg, err := s.tls.Client(t, alpn)
+	if err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context) (net.Conn, error) {
+		raw, err := plain(ctx)
+		if err != nil {
+			return nil, err
+		}
+		c := tls.Client(raw, cfg)
+		if err := c.HandshakeContext(ctx); err != nil {
+			_ = raw.Close()
+			return nil, fmt.Errorf("tls to %s: %w", raw.RemoteAddr(), err)
+		}
+		return c, nil
+	}, nil
+}
+
+// Pick returns an endpoint, or false when there is none to use. original is where the downstream connection was bound for.
+func (c *Cluster) Pick(q balance.Query, original netip.AddrPort) (Member, bool) {
+	if c.Conf.Discovery == conf.OriginalDstDiscovery {
+		return c.original(original)
+	}
+	i := c.picker.Pick(q)
+	if i < 0 {
+		c.Stats.NoHealthy.Add(1)
+		return Member{}, false
+	}
+	return c.Members[i], true
+}
+
+// original finds or makes the host of an original destination; such hosts go when the cluster's config goes or changes.
+func (c *Cluster) original(addr netip.AddrPort) (Member, bool) {
+	if !addr.IsValid() {
+		c.Stats.NoHealthy.Add(1)
+		return Member{}, false
+	}
+	s := c.set
+	key := hostKey{c.Conf.Name, addr.String(), tlsID(c.Conf.TLS)}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	h := s.hosts[key]
+	if h == nil {
+		limits := pool.Limits{ConnectTimeout: c.Conf.ConnectTimeout, IdleTimeout: c.Conf.IdleTimeout, MaxRequests: c.Conf.MaxRequests}
+		var err error
+		if h, err = s.newHost(c.Conf, key.addr, c.Conf.TLS, limits); err != nil {
+			return Member{}, false
+		}
+		s.hosts[key] = h
+	}
+	return Member{h, &conf.Endpoint{Addr: addr, Weight: 1}}, true
+}
+
+// Run closes idle connections when their time has come, until ctx ends; then it closes all of them.
+func (s *Set) Run(ctx context.Context) error {
+	t := time.NewTicker(10 * time.Second)
+	defer t.Stop()
+	for {
+		select {
+		case now := <-t.C:
+			s.mu.Lock()
+			for _, h := range s.hosts {
+				h.HTTP.Sweep(now)
+			}
+			s.mu.Unlock()
+		case <-ctx.Done():
+			s.mu.Lock()
+			for _, h := range s.hosts {
+				h.HTTP.Close()
+			}
+			s.mu.Unlock()
+			return nil
+		}
+	}
+}
