@@ -37,8 +37,7 @@ type Options struct {
 	Endpoints time.Duration // that changes of endpoints are gathered for; default 2 ms
 }
 
-// Defaults of Options. Istio waits for 100 ms of quiet and at most 10 s; measured against a real API server, objects of one
-// kubectl apply arrive 2 to 6 ms apart, so that 10 ms gathers them, and an operator's burst is cut short after a second.
+// Defaults of Options. Istio waits for 100 ms of quiet and at most 10 s.
 const (
 	DefaultQuiet     = 10 * time.Millisecond
 	DefaultMax       = time.Second

@@ -7,6 +7,7 @@ package model
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -263,4 +264,11 @@ func oldestFirst[T any](meta func(T) *Meta) func(a, b T) int {
 		x, y := meta(a), meta(b)
 		return cmp.Or(x.Created.Compare(y.Created), cmp.Compare(x.Key.Name, y.Key.Name), cmp.Compare(x.Key.Namespace, y.Key.Namespace))
 	}
+}
+
+// Keys lists the objects that were read, by kind, namespace and name.
+func (s *Snapshot) Keys() []Key {
+	return slices.SortedFunc(maps.Keys(s.Objects), func(a, b Key) int {
+		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+	})
 }

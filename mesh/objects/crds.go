@@ -1,4 +1,30 @@
 package objects
 
-// CRDs returns nothing yet.
-func CRDs() []byte { return nil }
+import (
+	"bytes"
+	"embed"
+	"fmt"
+)
+
+//go:generate go run ./crds/update crds
+
+//go:embed crds/*.yaml
+var crdFiles embed.FS
+
+// CRDs returns the custom resource definitions of the kinds served, as a stream of YAML documents.
+func CRDs() []byte {
+	entries, err := crdFiles.ReadDir("crds")
+	if err != nil {
+		panic(fmt.Sprintf("objects: embedded definitions: %v", err)) // the build put them there
+	}
+	var out bytes.Buffer
+	for _, e := range entries {
+		data, err := crdFiles.ReadFile("crds/" + e.Name())
+		if err != nil {
+			panic(fmt.Sprintf("objects: embedded definitions: %v", err))
+		}
+		out.WriteString("---\n")
+		out.Write(data)
+	}
+	return out.Bytes()
+}
