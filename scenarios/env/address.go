@@ -26,7 +26,13 @@ func (e *Env) NodePort(ctx context.Context, namespace, service string, port int3
 	if _, err := e.Client.Apply(ctx, []byte(manifest)); err != nil {
 		return "", err
 	}
-	if s, err = e.Client.Kube.CoreV1().Services(namespace).Get(ctx, name, metav1.GetOptions{}); err != nil {
+	return e.serviceNodePort(ctx, namespace, name, port)
+}
+
+// serviceNodePort is the address, for Dial, of the node port of a Service's port.
+func (e *Env) serviceNodePort(ctx context.Context, namespace, name string, port int32) (string, error) {
+	s, err := e.Client.Kube.CoreV1().Services(namespace).Get(ctx, name, metav1.GetOptions{})
+	if err != nil {
 		return "", fmt.Errorf("Service %s/%s: %w", namespace, name, err)
 	}
 	for _, p := range s.Spec.Ports {

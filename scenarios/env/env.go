@@ -113,12 +113,17 @@ func (e *Env) orNil() *Env {
 	return e
 }
 
-// Images are the binaries that become images, by the name of both.
-func Images() []string { return []string{"meshd", "meshproxy", "app", "loadagent"} }
+// Images are the binaries that become the images of a lab with this mesh driver, by the name of both.
+func Images(driver string) []string {
+	if driver == "bundled" {
+		return []string{"meshd", "meshproxy", "app", "loadagent"}
+	}
+	return []string{"app", "loadagent"}
+}
 
 func (o Options) archives(ctx context.Context) ([]string, error) {
 	var out []string
-	for _, name := range Images() {
+	for _, name := range Images(o.Lab.Mesh.Driver) {
 		archive := filepath.Join(o.Cache, "images", name+"-"+o.Version+".tar")
 		err := image.Archive(ctx, image.Spec{
 			Ref:        "meshproof.dev/" + name + ":" + o.Version,

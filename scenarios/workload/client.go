@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/discovery/cached/memory"
@@ -177,6 +178,46 @@ func (c *Client) Restarts(ctx context.Context, namespaces ...string) (map[string
 				n += int(s.RestartCount)
 			}
 			out[ns+"/"+p.Name] = n
+		}
+	}
+	return out, nil
+}
+
+// Established tells whether the API server serves a CustomResourceDefinition.
+func (c *Client) Established(ctx context.Context, name string) (bool, error) {
+	u, err := c.dynamic.Resource(crdResource).Get(ctx, name, metav1.GetOptions{})
+	if err != nil {
+		return false, fmt.Errorf("CustomResourceDefinition %s: %w", name, err)
+	}
+	conditions, _, err := unstructured.NestedSlice(u.Object, "status", "conditions")
+	if err != nil {
+		return false, fmt.Errorf("CustomResourceDefinition %s: %w", name, err)
+	}
+	for _, x := range conditions {
+		if m, ok := x.(map[string]any); ok && m["type"] == "Established" && m["status"] == "True" {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+var crdResource = schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"}
+
+// Proxies names the pods that have a sidecar and are not on their way out, as "pod.namespace".
+func (c *Client) Proxies(ctx context.Context) ([]string, error) {
+	pods, err := c.Kube.CoreV1().Pods("").List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("list pods: %w", err)
+	}
+	var out []string
+	for _, p := range pods.Items {
+		if p.DeletionTimestamp != nil {
+			continue
+		}
+		for _, ct := range append(p.Spec.InitContainers, p.Spec.Containers...) {
+			if ct.Name == "istio-proxy" {
+				out = append(out, p.Name+"."+p.Namespace)
+			}
 		}
 	}
 	return out, nil
