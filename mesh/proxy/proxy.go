@@ -106,7 +106,7 @@ func Run(ctx context.Context, b Bootstrap) error {
 	parts, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	g, parts := errgroup.WithContext(parts)
-	if err := p.serveAdmin(parts, g); err != nil {
+	if err := p.serveAdmin(parts, g, node); err != nil {
 		stop()
 		return errors.Join(err, g.Wait())
 	}
