@@ -85,7 +85,9 @@ func TestResultsStream(t *testing.T) {
 			return errors.New("the first result did not arrive during the run")
 		}
 	}))
-	_, err := agent.Run(t.Context(), client, url, profile(), func(r loadgen.Result) {
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second) // ends the run when nothing arrives
+	defer cancel()
+	_, err := agent.Run(ctx, client, url, profile(), func(r loadgen.Result) {
 		if r.Seq == 7 {
 			close(arrived)
 		}
@@ -104,7 +106,8 @@ func TestCancelStopsTheAgent(t *testing.T) {
 		<-ctx.Done()
 		return nil
 	}))
-	ctx, cancel := context.WithCancel(t.Context())
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
 	_, err := agent.Run(ctx, client, url, profile(), func(loadgen.Result) { cancel() })
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("error %v, want canceled", err)

@@ -48,13 +48,18 @@ func TestStallShowsFromIntendedStart(t *testing.T) {
 		workers = 4
 	)
 	gate := make(chan struct{})
-	var opened time.Time
-	timer := time.AfterFunc(length, func() { opened = time.Now(); close(gate) })
-	defer timer.Stop()
-	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-gate }))
+	var (
+		opened time.Time // before the gate is closed
+		first  sync.Once
+	)
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		first.Do(func() { time.AfterFunc(length, func() { opened = time.Now(); close(gate) }) })
+		<-gate
+	}))
 	defer server.Close()
 
 	results := generate(t, loadgen.Profile{Name: "stall", URL: server.URL, Rate: rate, Duration: length, MaxWorkers: workers}, httpgen.Options{})
+	<-gate
 	if len(results) != rate {
 		t.Fatalf("%d results, want %d: an open loop owes every request of its schedule", len(results), rate)
 	}
@@ -173,6 +178,37 @@ func TestClasses(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestAttribution(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		h := w.Header()
+		h.Set("X-Meshproof-App", "productpage")
+		h.Set("X-Meshproof-Version", "v1")
+		h.Set("X-Meshproof-Pod", "page-1")
+		h.Add("X-Meshproof-Via", "details/v1/details-1, reviews/v3/reviews-3")
+		h.Add("X-Meshproof-Via", "ratings/v1/ratings-1, reviews/v1/reviews-1")
+	}))
+	defer server.Close()
+	for _, test := range []struct {
+		attribute, app, version, pod string
+		class                        loadgen.Class
+	}{
+		{"", "productpage", "v1", "page-1", loadgen.OK},
+		{"reviews", "reviews", "v3", "reviews-3", loadgen.OK},
+		{"ratings", "ratings", "v1", "ratings-1", loadgen.OK},
+		{"review", "", "", "", loadgen.Mismatch},
+	} {
+		results := generate(t, loadgen.Profile{
+			Name: "who", URL: server.URL, Rate: 1, Duration: 1, Attribute: test.attribute, ExpectApp: "productpage",
+		}, httpgen.Options{})
+		if len(results) != 1 {
+			t.Fatalf("%d results", len(results))
+		}
+		if r := results[0]; r.App != test.app || r.Version != test.version || r.Pod != test.pod || r.Class != test.class {
+			t.Errorf("attributed to %q: %s/%s/%s, %s", test.attribute, r.App, r.Version, r.Pod, r.Class)
+		}
 	}
 }
 
@@ -300,6 +336,33 @@ func TestConnectionsAreKept(t *testing.T) {
 		}})
 	if len(results) != 100 || dials.Load() != 1 {
 		t.Errorf("%d requests over %d connections, want 100 over 1", len(results), dials.Load())
+	}
+}
+
+// A connection that nobody waits for any more, because another became free first, is given up at the end of the run at the
+// latest, and Run waits for that.
+func TestNoDialOutlivesTheRun(t *testing.T) {
+	dialing := make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-dialing }))
+	defer server.Close()
+	var dials, ended atomic.Int32
+	results := generate(t, loadgen.Profile{Name: "dial", URL: server.URL, Rate: 1000, Duration: 2 * time.Millisecond, MaxWorkers: 2},
+		httpgen.Options{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			if dials.Add(1) == 1 {
+				return new(net.Dialer).DialContext(ctx, network, addr)
+			}
+			close(dialing) // lets the first request end, and the second have its connection
+			<-ctx.Done()
+			ended.Add(1)
+			return nil, ctx.Err()
+		}})
+	for _, r := range results {
+		if r.Class != loadgen.OK {
+			t.Errorf("%+v", r)
+		}
+	}
+	if len(results) != 2 || dials.Load() != 2 || ended.Load() != 1 {
+		t.Errorf("%d results, %d dials, %d of them given up; want 2, 2, 1", len(results), dials.Load(), ended.Load())
 	}
 }
 
