@@ -48,6 +48,7 @@ type Snapshot struct {
 	// Objects holds the generation of every Istio object that was read, also of those left out for their problems.
 	Objects map[Key]int64
 
+	own       []ObjectProblem // of objects by themselves
 	byHost    map[string]*Service
 	endpoints map[string]*Endpoints
 	pods      map[string]*Pod // "namespace/name"
