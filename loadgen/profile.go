@@ -45,10 +45,7 @@ type Profile struct {
 	// them, in place of the answering app's. An answer that was made without it is a mismatch.
 	Attribute string `json:"attribute,omitempty"`
 	// ExpectApp is the app that must have answered; any if empty. ExpectBody must be part of the body.
-	ExpectApp string `json:"expectApp,omitempty"`
-	// Attribute names an app that the answering one calls: results then carry the version and pod of that app's answer, from
-	// the evidence of the calls below. A response without one is a Mismatch. Empty: the app that answered.
-	Attribute  string `json:"attribute,omitempty"`
+	ExpectApp  string `json:"expectApp,omitempty"`
 	ExpectBody string `json:"expectBody,omitempty"`
 }
 

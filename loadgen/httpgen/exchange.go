@@ -165,15 +165,6 @@ func (x *exchanger) exchange(r *loadgen.Result) error {
 		r.Class = loadgen.Mismatch
 		return err
 	}
-	if app := x.profile.Attribute; app != "" {
-		version, pod, ok := answered(resp.Header, app)
-		if !ok {
-			r.App, r.Version, r.Pod = "", "", ""
-			r.Class = loadgen.Mismatch
-			return fmt.Errorf("no answer of %s below %s", app, resp.Header.Get(headerApp))
-		}
-		r.App, r.Version, r.Pod = app, version, pod
-	}
 	return nil
 }
 
@@ -265,19 +256,4 @@ func clip(s string) string {
 		return s
 	}
 	return strings.ToValidUTF8(s[:maxErrText], "") + "..."
-}
-
-// answered finds who answered for app among the calls below, which are listed as app/version/pod.
-func answered(h http.Header, app string) (version, pod string, ok bool) {
-	for _, list := range h.Values(headerVia) {
-		for call := range strings.SplitSeq(list, ",") {
-			name, rest, _ := strings.Cut(strings.TrimSpace(call), "/")
-			if name != app {
-				continue
-			}
-			version, pod, _ = strings.Cut(rest, "/")
-			return version, pod, version != ""
-		}
-	}
-	return "", "", false
 }
