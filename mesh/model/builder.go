@@ -269,7 +269,7 @@ func (b *Builder) buildServices(s *Snapshot) {
 	if !changed && s.byHost != nil {
 		return
 	}
-	s.byHost = byHost
+	s.byHost, s.ServicesAt = byHost, s.Sequence
 	s.Services = slices.SortedFunc(maps.Values(byHost), func(a, b *Service) int { return cmp.Compare(a.Hostname, b.Hostname) })
 }
 
