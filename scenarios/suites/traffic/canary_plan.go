@@ -69,15 +69,15 @@ func canaryPlan(p lab.Profile) plan {
 			{
 				app: "hello", old: "v1", new: "v2", listed: []string{"v1", "v2"},
 				streams: []source{
-					{name: helloGateway, at: "gateway", rate: 180, delta: sourceDelta},
-					{name: helloMesh, at: "sidecar", rate: 240, delta: sourceDelta},
+					{name: helloGateway, at: "gateway", rate: 210, delta: sourceDelta},
+					{name: helloMesh, at: "sidecar", rate: 290, delta: sourceDelta},
 				},
 			},
 			{
 				app: "reviews", old: "v1", new: "v3", listed: []string{"v1", "v3"}, user: theUser, userGets: "v2",
 				streams: []source{
-					{name: reviewsPage, at: "sidecar", rate: 30, delta: rareSourceDelta},
-					{name: reviewsMesh, at: "sidecar", rate: 390, delta: sourceDelta},
+					{name: reviewsPage, at: "sidecar", rate: 50, delta: rareSourceDelta},
+					{name: reviewsMesh, at: "sidecar", rate: 450, delta: sourceDelta},
 					{name: jasonPage, at: "sidecar", rate: 5, user: true},
 					{name: jasonMesh, at: "sidecar", rate: 10, user: true},
 				},
