@@ -103,6 +103,9 @@ func Archive(t testing.TB) string {
 	return archive
 }
 
+// Echo is the suite's Deployment of three pods with its Service, in namespace clustertest, which it makes.
+func Echo() kube.Manifest { return kube.Manifest{Name: "echo.yaml", YAML: []byte(echoManifest)} }
+
 type suite struct {
 	provider clusters.Provider
 	spec     clusters.Spec
@@ -189,7 +192,7 @@ spec:
 func (s *suite) pods(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), budget)
 	defer cancel()
-	if _, err := s.kube.Apply(ctx, namespace, kube.Manifest{Name: "echo.yaml", YAML: []byte(echoManifest)}); err != nil {
+	if _, err := s.kube.Apply(ctx, namespace, Echo()); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.kube.WaitReady(ctx, namespace); err != nil {
@@ -335,7 +338,7 @@ func (s *suite) collect(t *testing.T) {
 func (s *suite) delete(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), budget)
 	defer cancel()
-	if err := s.kube.Delete(ctx, namespace, kube.Manifest{Name: "echo.yaml", YAML: []byte(echoManifest)}); err != nil {
+	if err := s.kube.Delete(ctx, namespace, Echo()); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := s.kube.Typed.CoreV1().Namespaces().Get(ctx, namespace, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
