@@ -30,7 +30,7 @@ func (p *Provider) Check(ctx context.Context) []clusters.Check {
 	for _, b := range []string{"runc", "nft"} {
 		checks = append(checks, checkBinary(b))
 	}
-	checks = append(checks, checkNFTables(ctx), checkOverlay())
+	checks = append(checks, checkNFTables(ctx), checkOverlay(), checkInotify())
 	built := p.opts.Prebuilt != ""
 	if !built {
 		toolchain := p.checkToolchain(ctx)
@@ -155,6 +155,23 @@ func checkOverlay() clusters.Check {
 		return clusters.Check{Name: "overlayfs", State: "warning", Found: "not loaded; the kernel loads it on demand if it can", Cure: "modprobe overlay"}
 	}
 	return ok("overlayfs", "in the kernel")
+}
+
+// checkInotify looks at a limit that all processes of a user share; a node takes about 30.
+func checkInotify() clusters.Check {
+	const name, file, want = "inotify", "/proc/sys/fs/inotify/max_user_instances", 256
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return missing(name, "use a kernel with inotify", "%v", err)
+	}
+	n, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	if err != nil || n < want {
+		return clusters.Check{
+			Name: name, State: "warning", Found: fmt.Sprintf("max_user_instances %d: enough for a few nodes at a time", n),
+			Cure: fmt.Sprintf("sysctl -w fs.inotify.max_user_instances=%d", 2*want),
+		}
+	}
+	return ok(name, "max_user_instances %d", n)
 }
 
 const nodeBinariesCheck = "node binaries"
