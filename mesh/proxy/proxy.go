@@ -50,9 +50,10 @@ type Bootstrap struct {
 	// DrainTime is for connections of filter chains that a push took away; StopTime for all when the proxy ends.
 	DrainTime, StopTime time.Duration
 
-	// Listen and OriginalDst replace the kernel's, for tests without redirect rules.
+	// Listen, OriginalDst and Dial replace the kernel's where they are not nil, for meshes without redirect rules.
 	Listen      func(ctx context.Context, addr netip.AddrPort) (net.Listener, error)
 	OriginalDst func(net.Conn) (netip.AddrPort, bool)
+	Dial        upstream.Dialer
 
 	Version string
 	Level   *slog.LevelVar // changed by the admin port; may be nil
@@ -92,7 +93,7 @@ func Run(ctx context.Context, b Bootstrap) error {
 	}
 	defer func() { _ = conn.Close() }()
 	p := &Proxy{b: &b, store: &secrets.Store{}, metrics: telemetry.NewMetrics(b.Workload), logs: &telemetry.Logs{Open: telemetry.OpenFile}, started: time.Now()}
-	p.upstreams = upstream.NewSet(p.store)
+	p.upstreams = upstream.NewSet(p.store, b.Dial)
 	p.listeners = p.newListeners()
 	p.state = state.New(state.Options{
 		Subscribe: func(t string, names []string) { p.client.Subscribe(t, names) },
@@ -105,7 +106,7 @@ func Run(ctx context.Context, b Bootstrap) error {
 	parts, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	g, parts := errgroup.WithContext(parts)
-	if err := p.serveAdmin(parts, g); err != nil {
+	if err := p.serveAdmin(parts, g, node); err != nil {
 		stop()
 		return errors.Join(err, g.Wait())
 	}
@@ -114,7 +115,7 @@ func Run(ctx context.Context, b Bootstrap) error {
 	g.Go(func() error { return p.state.Run(parts) })
 	g.Go(func() error {
 		if b.CertTTL > 0 {
-			i := &secrets.Issuer{Conn: conn, Store: p.store, Identity: b.Workload.Principal, ClusterID: b.Workload.Cluster, TTL: b.CertTTL, RootFile: b.Discovery.RootFile, Log: b.Log}
+			i := &secrets.Issuer{Conn: conn, Store: p.store, Identity: b.Workload.Principal, TTL: b.CertTTL, RootFile: b.Discovery.RootFile, Log: b.Log}
 			if !p.firstCertificate(parts, i) {
 				return nil
 			}

@@ -178,3 +178,36 @@ func TestNoLossUnderChange(t *testing.T) {
 	}
 	t.Logf("%d requests over 60 changes, %d failed", total.Load(), failed.Load())
 }
+
+func TestAdmin(t *testing.T) {
+	a := newADS(t)
+	addr, admin := freeAddr(t).String(), freeAddr(t).String()
+	a.put(canary(t, addr, backend(t, "v1"), backend(t, "v2"), 50, 50))
+	start(t, a, func(b *Bootstrap) { b.Admin = admin })
+	c := httpClient(t)
+	for range 10 {
+		get(t, c, "http://"+addr+"/")
+	}
+	for path, want := range map[string][]string{
+		"/config_dump":             {"ClustersConfigDump", "dynamic_active_clusters", "dynamic_listeners", "active_state", "dynamic_route_configs", `"version_info"`, "sidecar~127.0.0.1"},
+		"/config_dump?include_eds": {"EndpointsConfigDump", "dynamic_endpoint_configs"},
+		"/clusters":                {"v1::127.0.0.1:", "::rq_total::", "::health_flags::healthy"},
+		"/clusters?format=json":    {`"cluster_statuses"`, `"eds_health_status": "HEALTHY"`},
+		"/listeners":               {"listener_80::" + addr},
+		"/stats":                   {"cluster.v1.upstream_rq_2xx: ", "control_plane.connected_state: 1"},
+		"/stats/prometheus":        {`istio_requests_total{reporter="source",source_workload="test"`, `envoy_cluster_upstream_rq_total{cluster_name="v1"}`, `le="+Inf"`},
+		"/ready":                   {"LIVE"},
+		"/server_info":             {`"state": "LIVE"`},
+	} {
+		resp, body := get(t, c, "http://"+admin+path)
+		if resp.StatusCode != 200 {
+			t.Errorf("%s: status %d", path, resp.StatusCode)
+		}
+		for _, w := range want {
+			// protojson varies its white space on purpose
+			if !strings.Contains(body, w) && !strings.Contains(strings.ReplaceAll(body, ":  ", ": "), w) {
+				t.Errorf("%s lacks %q:\n%.2000s", path, w, body)
+			}
+		}
+	}
+}

@@ -18,17 +18,15 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/metadata"
 	security "istio.io/api/security/v1alpha1"
 )
 
 // Issuer gets the workload certificate from istio.v1.auth.IstioCertificateService and renews it.
 type Issuer struct {
-	Conn      grpc.ClientConnInterface
-	Store     *Store
-	Identity  string // spiffe://TRUSTDOMAIN/ns/NS/sa/SA
-	ClusterID string
-	TTL       time.Duration // asked for; the authority may give less
+	Conn     grpc.ClientConnInterface
+	Store    *Store
+	Identity string        // spiffe://TRUSTDOMAIN/ns/NS/sa/SA
+	TTL      time.Duration // asked for; the authority may give less
 	// RootFile, when set, adds trust anchors to those that the authority returns.
 	RootFile string
 	Log      *slog.Logger
@@ -51,9 +49,6 @@ func (i *Issuer) Fetch(ctx context.Context) error {
 	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{}, URIs: []*url.URL{id}}, key)
 	if err != nil {
 		return fmt.Errorf("certificate request: %w", err)
-	}
-	if i.ClusterID != "" {
-		ctx = metadata.AppendToOutgoingContext(ctx, "ClusterID", i.ClusterID)
 	}
 	resp, err := security.NewIstioCertificateServiceClient(i.Conn).CreateCertificate(ctx, &security.IstioCertificateRequest{
 		Csr:              string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: csr})),
