@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/meshproof/meshproof/scenarios/lab"
 )
 
 // Streams is the world outside as the verbs see it.
@@ -170,8 +172,12 @@ func group(c *cobra.Command) *cobra.Command {
 
 func unknownVerb(cmd *cobra.Command, word string) error {
 	msg := fmt.Sprintf("%s: %q is not a verb", cmd.CommandPath(), word)
-	if near := cmd.SuggestionsFor(word); len(near) > 0 {
-		msg += fmt.Sprintf("; did you mean %q?", near[0])
+	var verbs []string
+	for _, c := range cmd.Commands() {
+		verbs = append(verbs, c.Name())
+	}
+	if near := lab.Nearest(word, verbs); near != "" {
+		msg += fmt.Sprintf("; did you mean %q?", near)
 	}
 	return usage("%s\nrun \"%s --help\" for the verbs there are", msg, cmd.CommandPath())
 }

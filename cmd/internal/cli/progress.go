@@ -70,6 +70,9 @@ func (p *progress) event(e clusters.Event) {
 	if ph.done && !e.Done {
 		return
 	}
+	if e.Detail == ph.detail && !e.Done {
+		return
+	}
 	ph.detail = e.Detail
 	if e.Done && !ph.done {
 		ph.done, ph.took = true, time.Since(ph.start)

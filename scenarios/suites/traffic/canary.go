@@ -42,8 +42,10 @@ type canaryRun struct {
 	requests []evidence.Request
 	events   []evidence.Event
 	meshed   bool
-	host     record.Host
-	restarts []string // pods that restarted meanwhile
+	host     record.Host // over the whole load
+	// calibration is the host under the same load while nothing changed.
+	calibration record.Host
+	restarts    []string // pods that restarted meanwhile
 }
 
 // Canary moves hello and reviews from their old version to the new one by weights, while load runs through the gateway and
@@ -89,11 +91,12 @@ func runCanary(ctx context.Context, e *env.Env, rec *record.Recorder) (canaryRun
 	})
 	g.Go(func() error {
 		defer stop()
-		changes, err := canaryTimeline(gctx, e, rec, run.plan, first)
-		run.changes = changes
-		return err
+		return run.timeline(gctx, e, rec, first)
 	})
-	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
+	switch err := g.Wait(); {
+	case errors.Is(err, errLoadOver):
+		rec.Event(time.Now(), "note", "the load was over before the steps were", map[string]string{"why": err.Error()})
+	case err != nil && !errors.Is(err, context.Canceled):
 		return run, err
 	}
 	if err := ctx.Err(); err != nil {
@@ -119,21 +122,25 @@ func namespaces() []string {
 	return []string{workload.HelloNamespace, workload.BookinfoNamespace, workload.LoadNamespace, env.MeshNamespace}
 }
 
-// canaryTimeline goes through the steps while load runs.
-func canaryTimeline(ctx context.Context, e *env.Env, rec *record.Recorder, pl plan, first change) ([]change, error) {
+// timeline goes through the steps while load runs. The first is live already: its time, in which nothing changes,
+// calibrates what the host lacks anyway.
+func (run *canaryRun) timeline(ctx context.Context, e *env.Env, rec *record.Recorder, first change) error {
 	steps := canarySteps()
 	rec.Step(fmt.Sprintf("step 1 of %d: %s", len(steps), first.step))
 	first.window.From = time.Now()
-	if err := sleep(ctx, leadIn); err != nil {
-		return nil, err
-	}
+	quiet, done := context.WithTimeout(ctx, leadIn)
+	run.calibration = record.WatchHost(quiet, "/proc")
+	done()
 	first.window.To = time.Now()
-	changes := []change{first}
-	for round := range pl.repeat {
+	run.changes = []change{first}
+	for round := range run.plan.repeat {
 		for i, s := range steps[1:] {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
 			label := fmt.Sprintf("step %d of %d: %s", i+2, len(steps), s)
-			if pl.repeat > 1 {
-				label += fmt.Sprintf(" (round %d of %d)", round+1, pl.repeat)
+			if run.plan.repeat > 1 {
+				label += fmt.Sprintf(" (round %d of %d)", round+1, run.plan.repeat)
 			}
 			rec.Step(label)
 			c := applyStep(ctx, e, rec, s)
@@ -141,18 +148,19 @@ func canaryTimeline(ctx context.Context, e *env.Env, rec *record.Recorder, pl pl
 			if c.err != nil {
 				c.window.From = time.Now()
 			}
-			if err := sleep(ctx, time.Until(c.window.From.Add(pl.window(s, samples)))); err != nil {
-				return changes, err
-			}
+			err := sleep(ctx, time.Until(c.window.From.Add(run.plan.window(s, samples))))
 			c.window.To = time.Now()
-			changes = append(changes, c)
+			run.changes = append(run.changes, c)
+			if err != nil {
+				return err
+			}
 			// The window's last requests end before the next change, so that none belongs to both.
 			if err := sleep(ctx, settle); err != nil {
-				return changes, err
+				return err
 			}
 		}
 	}
-	return changes, awaitAnswers(ctx, rec, changes[len(changes)-1].window.To)
+	return awaitAnswers(ctx, rec, run.changes[len(run.changes)-1].window.To)
 }
 
 // awaitAnswers waits until every stream has an answer to a request that was sent after the moment t, so that what was sent
@@ -287,7 +295,7 @@ func (t target) run(ctx context.Context, e *env.Env, emit func(loadgen.Result)) 
 		return nil // the end of the timeline, or of the whole run, which the caller sees for itself
 	}
 	if err == nil {
-		err = errors.New("ended before the steps did")
+		err = errLoadOver
 	}
 	return fmt.Errorf("load %s: %w", t.profile.Name, err)
 }
@@ -399,6 +407,9 @@ func reachable(ctx context.Context, e *env.Env, targets []target) error {
 	}
 	return nil
 }
+
+// errLoadOver ends a timeline that changes held up until its load was over. What was seen by then is judged.
+var errLoadOver = errors.New("ended before the steps did")
 
 func sleep(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)

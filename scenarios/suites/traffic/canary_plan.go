@@ -55,13 +55,13 @@ const (
 	leadIn          = 1500 * time.Millisecond // of load before the first change
 	settle          = 250 * time.Millisecond  // between the end of a window and the next change
 	liveWithin      = 30 * time.Second        // for every proxy to acknowledge
-	loadHeadroom    = 20 * time.Second        // of load beyond what the windows need, for slow changes
+	loadHeadroom    = 60 * time.Second        // of load beyond what the windows need, for slow changes
 	sourceDelta     = 0.10
 	rareSourceDelta = 0.20
 )
 
-// canaryPlan returns the plan of a profile. Rates are what two cores carry with sidecars at less than half of their time;
-// the page costs several times a plain request, so most of reviews' samples come from the agent.
+// canaryPlan returns the plan of a profile. With sidecars, apps and generator on the same two cores a plain request costs
+// about a millisecond of CPU in all, and the page several times that, so most of reviews' samples come from the agent.
 func canaryPlan(p lab.Profile) plan {
 	pl := plan{
 		delta: 0.05, repeat: 1,
@@ -69,17 +69,17 @@ func canaryPlan(p lab.Profile) plan {
 			{
 				app: "hello", old: "v1", new: "v2", listed: []string{"v1", "v2"},
 				streams: []source{
-					{name: helloGateway, at: "gateway", rate: 250, delta: sourceDelta},
-					{name: helloMesh, at: "sidecar", rate: 350, delta: sourceDelta},
+					{name: helloGateway, at: "gateway", rate: 210, delta: sourceDelta},
+					{name: helloMesh, at: "sidecar", rate: 290, delta: sourceDelta},
 				},
 			},
 			{
 				app: "reviews", old: "v1", new: "v3", listed: []string{"v1", "v3"}, user: theUser, userGets: "v2",
 				streams: []source{
-					{name: reviewsPage, at: "sidecar", rate: 60, delta: rareSourceDelta},
-					{name: reviewsMesh, at: "sidecar", rate: 540, delta: sourceDelta},
-					{name: jasonPage, at: "sidecar", rate: 10, user: true},
-					{name: jasonMesh, at: "sidecar", rate: 20, user: true},
+					{name: reviewsPage, at: "sidecar", rate: 50, delta: rareSourceDelta},
+					{name: reviewsMesh, at: "sidecar", rate: 450, delta: sourceDelta},
+					{name: jasonPage, at: "sidecar", rate: 5, user: true},
+					{name: jasonMesh, at: "sidecar", rate: 10, user: true},
 				},
 			},
 		},
