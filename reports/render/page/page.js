@@ -4,6 +4,7 @@ for (const root of document.querySelectorAll(".timeline")) {
   const data = JSON.parse(root.querySelector(".data").textContent);
   const bands = [...root.querySelectorAll(".band")], flags = [...root.querySelectorAll(".flag")];
   const streams = [...root.querySelectorAll(".stream")], nows = streams.map((s) => s.querySelector(".now"));
+  const shares = streams.map((s) => [...s.querySelectorAll(".pct")]);
   const lane = root.querySelector(".flaglane"), axis = root.querySelector(".timeaxis"), head = root.querySelector(".head");
   const hint = root.querySelector(".hint"), time = root.querySelector(".time"), reset = root.querySelector(".reset");
   const pick = root.querySelector(".pick"), cursor = root.querySelector(".cursor");
@@ -90,30 +91,31 @@ for (const root of document.querySelectorAll(".timeline")) {
     draw();
   }
 
-  function latency(ms) {
-    const [v, unit] = ms < 1 ? [ms * 1e3, "µs"] : ms < 1e3 ? [ms, "ms"] : [ms / 1e3, "s"];
-    return `${v >= 100 ? v.toFixed(0) : v.toPrecision(3)} ${unit}`;
+  // latencies writes milliseconds at three digits, all in the unit that suits the largest.
+  function latencies(all) {
+    const most = Math.max(...all), [k, unit] = most < 1 ? [1e3, "µs"] : most < 1e3 ? [1, "ms"] : [1e-3, "s"];
+    return ["p50", "p90", "p99", "max"].map((q, i) => `${q} ${all[i] * k >= 100 ? (all[i] * k).toFixed(0) : (all[i] * k).toPrecision(3)}`).join(", ") + " " + unit;
   }
 
-  // sum writes what the bins of a stream hold between two times in seconds, or the one bin at a time.
-  function sum(s, a, b) {
+  // say puts what the bins of a stream hold between two times in seconds, or the one bin at a time, above its bands.
+  function say(i, a, b) {
+    const s = data.streams[i], counts = s.versions.map(() => 0);
     const bins = s.bins.filter(([t, w]) => a === b ? a >= t && a < t + w : t + w / 2 >= a && t + w / 2 <= b);
-    const versions = s.versions.map(() => 0);
     let n = 0, failed = 0, answers = 0;
-    for (const [, , requests, bad, , , , , ...counts] of bins) {
+    for (const [, , requests, bad, , , , , ...versions] of bins) {
       n += requests; failed += bad;
-      counts.forEach((v, i) => { versions[i] += v; answers += v; });
+      versions.forEach((v, k) => { counts[k] += v; answers += v; });
     }
-    if (!n) return "no requests";
-    const out = [`${n.toLocaleString("en-US")} requests`, `${failed.toLocaleString("en-US")} failed`];
-    if (a === b) ["p50", "p90", "p99", "max"].forEach((q, i) => out.push(`${q} ${latency(bins[0][4 + i])}`));
-    versions.forEach((v, i) => { if (v) out.push(`${s.versions[i]} ${(100 * v / answers).toFixed(1)}%`); });
-    return out.join(", ");
+    let text = `${n.toLocaleString("en-US")} requests, ${failed.toLocaleString("en-US")} failed`;
+    if (n && a === b) text += ", " + latencies(bins[0].slice(4, 8));
+    nows[i].textContent = nows[i].title = text;
+    shares[i].forEach((el, k) => { el.textContent = answers ? (100 * counts[k] / answers).toFixed(1) + "%" : ""; });
+    root.classList.add("said");
   }
 
-  function say(texts) {
-    root.classList.toggle("said", texts.some((t) => t !== ""));
-    nows.forEach((el, i) => { el.textContent = texts[i]; el.title = texts[i]; });
+  function hush(i) {
+    nows[i].textContent = nows[i].title = "";
+    for (const el of shares[i]) el.textContent = "";
   }
 
   function read(f) {
@@ -122,7 +124,7 @@ for (const root of document.querySelectorAll(".timeline")) {
     const near = data.events.filter((e) => Math.abs(e.t - t) <= Math.max((to - from) * data.span * 0.006, 0.02)).map((e) => e.text);
     time.textContent = [t.toFixed(Math.max(2, digits((to - from) * data.span / 1000))) + " s", ...near].join(", ");
     hint.hidden = true;
-    say(data.streams.map((s) => sum(s, t, t)));
+    streams.forEach((_, i) => say(i, t, t));
     place(cursor, f, f);
   }
 
@@ -138,7 +140,8 @@ for (const root of document.querySelectorAll(".timeline")) {
     cursor.hidden = true;
     time.textContent = "";
     hint.hidden = false;
-    say(nows.map(() => ""));
+    streams.forEach((_, i) => hush(i));
+    root.classList.remove("said");
     zoom(0, 1);
   }
 
@@ -153,7 +156,7 @@ for (const root of document.querySelectorAll(".timeline")) {
     cursor.hidden = true;
     hint.hidden = true;
     time.textContent = `window of the claim, ${(a * data.span).toFixed(2)} s to ${(b * data.span).toFixed(2)} s`;
-    say(data.streams.map((s, i) => of.includes(i) ? sum(s, a * data.span, b * data.span) : ""));
+    streams.forEach((_, i) => of.includes(i) ? say(i, a * data.span, b * data.span) : hush(i));
     zoom(Math.max(0, a - margin), Math.min(1, b + margin));
     const first = streams[of[0]], r = first.getBoundingClientRect();
     if (scroll && (r.top < head.offsetHeight || r.bottom > innerHeight)) scrollBy(0, r.top - head.offsetHeight - 4);
