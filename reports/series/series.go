@@ -3,6 +3,7 @@ package series
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -133,7 +134,7 @@ func binFor(span time.Duration, requests int) time.Duration {
 	return span/bins + 1
 }
 
-func newHistogram() *hdrhistogram.Histogram { return hdrhistogram.New(lowest, highest, figures) }
+func newHistogram() *hdrhistogram.Histogram { return hdrhistogram.New(1, highest, figures) }
 
 func record(h *hdrhistogram.Histogram, ns int64) {
 	h.RecordValue(min(max(ns, lowest), highest)) //nolint:errcheck // the value was put in range
@@ -143,6 +144,9 @@ func quantiles(h *hdrhistogram.Histogram) verdict.Quantiles {
 	if h.TotalCount() == 0 {
 		return verdict.Quantiles{}
 	}
-	at := func(p float64) float64 { return float64(h.ValueAtQuantile(p)) / 1e9 }
-	return verdict.Quantiles{P50: at(50), P90: at(90), P99: at(99), P999: at(99.9), Max: float64(h.Max()) / 1e9}
+	// The smallest value that has at least the share p at or below it; the histogram itself would round to the nearest
+	// sample and so understate the tail of small bins.
+	n := float64(h.TotalCount())
+	at := func(p float64) float64 { return float64(h.ValueAtQuantile(100*math.Ceil(p*n-1e-9)/n)) / 1e9 }
+	return verdict.Quantiles{P50: at(.5), P90: at(.9), P99: at(.99), P999: at(.999), Max: float64(h.Max()) / 1e9}
 }
