@@ -206,6 +206,7 @@ for (const root of document.querySelectorAll(".timeline")) {
     cell.replaceChildren(button);
     button.addEventListener("click", () => { if (row.classList.contains("chosen")) everything(); else show(row, true); });
   }
+  draw();
   new ResizeObserver(draw).observe(root);
   addEventListener("beforeprint", everything);
 }
