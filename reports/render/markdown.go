@@ -21,16 +21,12 @@ func Markdown(w io.Writer, r verdict.Report) error {
 		if s.Error != "" {
 			fmt.Fprintf(&b, "%s\n", code(s.Error))
 		}
-		if len(s.Claims) > 0 {
-			b.WriteString("| | claim | observed | bound | n |\n|---|---|---|---|---:|\n")
-			for _, c := range s.Claims {
-				n := ""
-				if c.N > 0 {
-					n = verdict.Group(c.N)
-				}
-				fmt.Fprintf(&b, "| %s %s | %s | %s | %s | %s |\n", Mark(c.Outcome), c.Outcome, md(c.Statement), md(c.Observed), md(c.Bound), n)
-			}
-			b.WriteByte('\n')
+		shown, alone := split(s.Claims)
+		claimTable(&b, shown)
+		if len(alone) > 0 {
+			fmt.Fprintf(&b, "<details><summary>The same for each proxy alone, %s</summary>\n\n", tally(alone))
+			claimTable(&b, alone)
+			b.WriteString("</details>\n\n")
 		}
 		for _, c := range s.Claims {
 			if c.Outcome != verdict.Pass && c.Reason != "" {
@@ -55,6 +51,21 @@ func Markdown(w io.Writer, r verdict.Report) error {
 	b.WriteByte('\n')
 	_, err := w.Write(b.Bytes())
 	return err
+}
+
+func claimTable(b *bytes.Buffer, claims []verdict.Claim) {
+	if len(claims) == 0 {
+		return
+	}
+	b.WriteString("| | claim | observed | bound | n |\n|---|---|---|---|---:|\n")
+	for _, c := range claims {
+		n := ""
+		if c.N > 0 {
+			n = verdict.Group(c.N)
+		}
+		fmt.Fprintf(b, "| %s %s | %s | %s | %s | %s |\n", Mark(c.Outcome), c.Outcome, md(c.Statement), md(c.Observed), md(c.Bound), n)
+	}
+	b.WriteByte('\n')
 }
 
 // md makes text safe for a table cell.

@@ -17,7 +17,8 @@ type TextOptions struct {
 	Path  string // of the page, printed at the end if not empty
 }
 
-// Text writes the verdict block of each scenario, and the lab's error if it has one.
+// Text writes the verdict block of each scenario, and the lab's error if it has one. Claims that repeat another for one
+// proxy alone share a line, unless they fail.
 func Text(w io.Writer, r verdict.Report, o TextOptions) error {
 	if o.Width == 0 {
 		o.Width = 100
@@ -54,13 +55,28 @@ func (t *texter) scenario(s verdict.Scenario) {
 			t.wrapped("  "+t.paint("33", "!")+" ", l)
 		}
 	}
+	shown, alone := split(s.Claims)
+	all := make([]verdict.Outcome, 0, len(alone))
+	for _, c := range alone {
+		all = append(all, c.Outcome)
+	}
 	statement := 0
-	for _, c := range s.Claims {
+	for _, c := range shown {
 		statement = max(statement, utf8.RuneCountInString(c.Statement))
 	}
 	statement = min(statement, t.o.Width*4/10)
-	for _, c := range s.Claims {
+	for _, c := range shown {
 		t.claim(c, statement)
+	}
+	if len(alone) == 0 {
+		return
+	}
+	outcome := verdict.Combine(all...)
+	t.line("  " + t.paint(color(outcome), Mark(outcome)) + " " + pad("the same for each proxy alone", statement) + "  " + tally(alone))
+	for _, c := range alone {
+		if c.Outcome == verdict.Fail {
+			t.claim(c, statement)
+		}
 	}
 }
 
