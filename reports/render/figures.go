@@ -3,6 +3,7 @@ package render
 import (
 	"fmt"
 	"html/template"
+	"slices"
 	"sort"
 	"strings"
 	"unicode/utf8"
@@ -96,21 +97,30 @@ func topology(t verdict.Topology) template.HTML {
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, `<svg class="topology" width="%d" height="%d" viewBox="0 0 %d %d" role="img" aria-label="Topology: %s and %s">`, width, height, width, height, plural(len(t.Nodes), "node"), plural(len(t.Edges), "edge"))
-	most := 1
-	for _, e := range t.Edges {
+	// Edges into a node end below one another, in the order of their sources, so that no count covers another.
+	edges := slices.Clone(t.Edges)
+	sort.SliceStable(edges, func(i, j int) bool { return at[edges[i].From].y < at[edges[j].From].y })
+	most, into := 1, map[string]int{}
+	for _, e := range edges {
 		most = max(most, e.Requests)
+		into[e.To]++
 	}
-	for _, e := range t.Edges {
+	ended := map[string]int{}
+	var counts strings.Builder // above every edge
+	for _, e := range edges {
 		f, okF := at[e.From]
 		g, okG := at[e.To]
 		if !okF || !okG {
 			continue
 		}
-		x1, y1, x2, y2 := f.x+boxW, f.y+boxH/2, g.x, g.y+boxH/2
+		ended[e.To]++
+		x1, y1, x2, y2 := f.x+boxW, f.y+boxH/2, g.x, g.y+boxH*float64(ended[e.To])/float64(into[e.To]+1)
 		mid := (x1 + x2) / 2
-		fmt.Fprintf(&b, `<path class="edge" stroke-width="%.1f" d="M%.0f %.1fC%.0f %.1f %.0f %.1f %.0f %.1f"><title>%s to %s: %s</title></path><text class="count" x="%.0f" y="%.1f" text-anchor="end">%s</text>`,
-			1+4*float64(e.Requests)/float64(most), x1, y1, mid, y1, mid, y2, x2, y2, esc(e.From), esc(e.To), plural(e.Requests, "request"), x2-5, y2-6, verdict.Group(e.Requests))
+		fmt.Fprintf(&b, `<path class="edge" stroke-width="%.1f" d="M%.0f %.1fC%.0f %.1f %.0f %.1f %.0f %.1f"><title>%s to %s: %s</title></path>`,
+			1+4*float64(e.Requests)/float64(most), x1, y1, mid, y1, mid, y2, x2, y2, esc(e.From), esc(e.To), plural(e.Requests, "request"))
+		fmt.Fprintf(&counts, `<text class="count" x="%.0f" y="%.1f" text-anchor="end">%s</text>`, x2-6, y2+4, verdict.Group(e.Requests))
 	}
+	b.WriteString(counts.String())
 	for _, n := range t.Nodes {
 		p := at[n.ID]
 		sub := n.Kind
