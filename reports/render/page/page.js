@@ -130,7 +130,7 @@ for (const root of document.querySelectorAll(".timeline")) {
 
   function forget() {
     claim = null;
-    for (const r of document.querySelectorAll("tr.chosen")) r.classList.remove("chosen");
+    for (const r of root.closest(".scenario").querySelectorAll("tr.chosen")) r.classList.remove("chosen");
     for (const s of streams) s.classList.remove("other");
   }
 
