@@ -30,7 +30,9 @@ type Mesh struct {
 
 // Key names an object of the API.
 type Key struct {
-	Kind, Namespace, Name string
+	Kind      string `json:"kind"`
+	Namespace string `json:"namespace"`
+	Name      string `json:"name"`
 }
 
 // Snapshot is the mesh at one moment.
