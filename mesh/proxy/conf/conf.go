@@ -64,6 +64,8 @@ type Cluster struct {
 	Services       []Service     // istio.services of the cluster's metadata: telemetry's destination
 	DNSRefresh     time.Duration // StrictDNS only
 	Direction      Direction
+	// HTTP2 says that the endpoints speak HTTP/2 only, for which there is no codec.
+	HTTP2 bool
 }
 
 // Keepalive is TCP keepalive of upstream connections; zero fields leave the kernel's values.

@@ -3,6 +3,8 @@ package conf
 import (
 	"net/netip"
 	"regexp"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -193,15 +195,23 @@ const (
 	UnderscoreDrop
 )
 
-// AccessLog is one access-log sink. Format is Envoy's text format string, or JSON holds keys and formats in order.
+// AccessLog is one access-log sink: a line of text, or a JSON object a line when JSON is set.
 type AccessLog struct {
 	Path   string // "/dev/stdout", "/dev/stderr" or a file
-	Format string
+	Format *Format
 	JSON   []JSONField
 }
 
 // JSONField is one field of a JSON access log.
-type JSONField struct{ Key, Format string }
+type JSONField struct {
+	Key    string
+	Format *Format
+}
+
+// SortJSON puts fields in the order of their keys, as Envoy writes them.
+func SortJSON(f []JSONField) {
+	slices.SortFunc(f, func(a, b JSONField) int { return strings.Compare(a.Key, b.Key) })
+}
 
 // StringMatch is Envoy's StringMatcher.
 type StringMatch struct {

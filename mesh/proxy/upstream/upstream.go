@@ -25,9 +25,13 @@ type TLSBuilder interface {
 	Client(c *conf.UpstreamTLS, alpn []string) (*tls.Config, error)
 }
 
+// Dialer makes plain TCP connections; source is invalid when the kernel chooses it.
+type Dialer func(ctx context.Context, source netip.Addr, k conf.Keepalive, addr string) (net.Conn, error)
+
 // Set owns the live state of every cluster.
 type Set struct {
 	tls  TLSBuilder
+	dial Dialer
 	view atomic.Pointer[View]
 
 	mu    sync.Mutex
@@ -98,9 +102,12 @@ type Stats struct {
 	SentBytes, ReceivedBytes                                          atomic.Int64
 }
 
-// NewSet returns an empty Set whose first View has no config.
-func NewSet(tls TLSBuilder) *Set {
-	s := &Set{tls: tls, hosts: map[hostKey]*Host{}, stats: map[string]*Stats{}}
+// NewSet returns an empty Set whose first View has no config. A nil dial is the kernel's.
+func NewSet(tls TLSBuilder, dial Dialer) *Set {
+	if dial == nil {
+		dial = dialTCP
+	}
+	s := &Set{tls: tls, dial: dial, hosts: map[hostKey]*Host{}, stats: map[string]*Stats{}}
 	s.view.Store(&View{Config: &conf.Config{}})
 	return s
 }
@@ -223,12 +230,16 @@ func (s *Set) host(c *conf.Cluster, ep *conf.Endpoint, used map[hostKey]bool) (*
 	return h, err
 }
 
-func (s *Set) newHost(c *conf.Cluster, addr string, t *conf.UpstreamTLS, limits pool.Limits) (*Host, error) {
-	d := &net.Dialer{KeepAliveConfig: net.KeepAliveConfig{Enable: c.Keepalive.On, Idle: c.Keepalive.Idle, Interval: c.Keepalive.Interval, Count: c.Keepalive.Probes}, KeepAlive: -1}
-	if c.BindSource.IsValid() {
-		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(c.BindSource, 0))
+func dialTCP(ctx context.Context, source netip.Addr, k conf.Keepalive, addr string) (net.Conn, error) {
+	d := &net.Dialer{KeepAlive: -1, KeepAliveConfig: net.KeepAliveConfig{Enable: k.On, Idle: k.Idle, Interval: k.Interval, Count: k.Probes}}
+	if source.IsValid() {
+		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(source, 0))
 	}
-	plain := func(ctx context.Context) (net.Conn, error) { return d.DialContext(ctx, "tcp", addr) }
+	return d.DialContext(ctx, "tcp", addr)
+}
+
+func (s *Set) newHost(c *conf.Cluster, addr string, t *conf.UpstreamTLS, limits pool.Limits) (*Host, error) {
+	plain := func(ctx context.Context) (net.Conn, error) { return s.dial(ctx, c.BindSource, c.Keepalive, addr) }
 	h := &Host{Addr: addr, TLS: t, dialTCP: plain}
 	dialHTTP := pool.Dial(plain)
 	if t != nil {

@@ -1,0 +1,340 @@
+package decode
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	httpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
+	"google.golang.org/protobuf/types/known/structpb"
+
+	"github.com/meshproof/meshproof/mesh/proxy/conf"
+)
+
+// Cluster decodes one cluster. Endpoints of an EDS cluster are left nil.
+func Cluster(c *clusterv3.Cluster) (*conf.Cluster, error) {
+	out, err := cluster(c)
+	if err != nil {
+		return nil, fmt.Errorf("cluster %q: %w", c.GetName(), err)
+	}
+	return out, nil
+}
+
+func cluster(c *clusterv3.Cluster) (*conf.Cluster, error) {
+	// Harmless: alt_stat_name names statistics, per_connection_buffer_limit_bytes bounds memory that is bounded here anyhow,
+	// ignore_health_on_host_removal and wait_for_warm_on_init follow from how configs are published.
+	if err := only(c, "name", "alt_stat_name", "type", "eds_cluster_config", "connect_timeout", "lb_policy", "load_assignment", "transport_socket",
+		"transport_socket_matches", "circuit_breakers", "upstream_bind_config", "metadata", "typed_extension_protocol_options", "dns_lookup_family",
+		"respect_dns_ttl", "dns_refresh_rate", "dns_jitter", "dns_failure_refresh_rate", "common_lb_config", "least_request_lb_config", "round_robin_lb_config",
+		"per_connection_buffer_limit_bytes", "upstream_connection_options", "original_dst_lb_config", "ignore_health_on_host_removal", "wait_for_warm_on_init",
+		"close_connections_on_host_health_failure", "track_cluster_stats"); err != nil {
+		return nil, err
+	}
+	if c.Name == "" {
+		return nil, errors.New("name is empty")
+	}
+	out := &conf.Cluster{Name: c.Name, ChoiceCount: 2, IdleTimeout: time.Hour, DNSRefresh: 5 * time.Second}
+	var err error
+	if out.ConnectTimeout, err = duration(c.ConnectTimeout, 5*time.Second); err != nil {
+		return nil, fmt.Errorf("connect_timeout: %w", err)
+	}
+	if out.DNSRefresh, err = duration(c.DnsRefreshRate, 5*time.Second); err != nil {
+		return nil, fmt.Errorf("dns_refresh_rate: %w", err)
+	}
+	if err := balancing(c, out); err != nil {
+		return nil, err
+	}
+	if err := discovery(c, out); err != nil {
+		return nil, err
+	}
+	if out.TLS, err = upstreamTLS(c.TransportSocket); err != nil {
+		return nil, err
+	}
+	for _, m := range c.TransportSocketMatches {
+		t, err := upstreamTLS(m.GetTransportSocket())
+		if err != nil {
+			return nil, fmt.Errorf("transport_socket_matches %q: %w", m.GetName(), err)
+		}
+		for k, v := range m.GetMatch().GetFields() {
+			if _, ok := v.GetKind().(*structpb.Value_StringValue); !ok {
+				return nil, fmt.Errorf("transport_socket_matches %q: %s: only strings are supported", m.GetName(), k)
+			}
+		}
+		out.TLSMatches = append(out.TLSMatches, conf.TLSMatch{Name: m.GetName(), Match: stringsOf(m.GetMatch().GetFields()), TLS: t})
+	}
+	if err := breakers(c.CircuitBreakers); err != nil {
+		return nil, fmt.Errorf("circuit_breakers: %w", err)
+	}
+	if err := connections(c, out); err != nil {
+		return nil, err
+	}
+	for _, v := range metadata(c.Metadata, "istio")["services"].GetListValue().GetValues() {
+		f := stringsOf(v.GetStructValue().GetFields())
+		out.Services = append(out.Services, conf.Service{Name: f["name"], Namespace: f["namespace"], Host: f["host"]})
+	}
+	switch {
+	case strings.HasPrefix(c.Name, "inbound|"):
+		out.Direction = conf.Inbound
+	case strings.HasPrefix(c.Name, "outbound|"):
+		out.Direction = conf.Outbound
+	}
+	return out, nil
+}
+
+func balancing(c *clusterv3.Cluster, out *conf.Cluster) error {
+	switch c.LbPolicy {
+	case clusterv3.Cluster_ROUND_ROBIN:
+		out.LB = conf.RoundRobin
+	case clusterv3.Cluster_LEAST_REQUEST:
+		out.LB = conf.LeastRequest
+	case clusterv3.Cluster_RANDOM:
+		out.LB = conf.Random
+	case clusterv3.Cluster_CLUSTER_PROVIDED:
+		out.LB = conf.OriginalDst
+		if c.GetType() != clusterv3.Cluster_ORIGINAL_DST {
+			return fmt.Errorf("lb_policy CLUSTER_PROVIDED needs type ORIGINAL_DST, not %s", c.GetType())
+		}
+	default:
+		return fmt.Errorf("lb_policy %s is not supported", c.LbPolicy)
+	}
+	if l := c.GetLeastRequestLbConfig(); l != nil {
+		if err := only(l, "choice_count"); err != nil {
+			return fmt.Errorf("least_request_lb_config: %w", err)
+		}
+		if n := l.ChoiceCount.GetValue(); n >= 2 && n < 1000 {
+			out.ChoiceCount = int(n)
+		}
+	}
+	if r := c.GetRoundRobinLbConfig(); r != nil {
+		if err := only(r); err != nil {
+			return fmt.Errorf("round_robin_lb_config: %w", err)
+		}
+	}
+	out.PanicThreshold = 50
+	if l := c.CommonLbConfig; l != nil {
+		// close_connections_on_host_set_change would only lose connections; update_merge_window batches what is cheap here.
+		if err := only(l, "healthy_panic_threshold", "locality_weighted_lb_config", "update_merge_window"); err != nil {
+			return fmt.Errorf("common_lb_config: %w", err)
+		}
+		if l.HealthyPanicThreshold != nil {
+			out.PanicThreshold = l.HealthyPanicThreshold.Value
+		}
+		out.LocalityLB = l.GetLocalityWeightedLbConfig() != nil
+	}
+	return nil
+}
+
+func discovery(c *clusterv3.Cluster, out *conf.Cluster) error {
+	if c.GetClusterType() != nil {
+		return errors.New("cluster_type is not supported")
+	}
+	switch c.GetType() {
+	case clusterv3.Cluster_STATIC:
+		out.Discovery = conf.Static
+	case clusterv3.Cluster_STRICT_DNS:
+		out.Discovery = conf.StrictDNS
+	case clusterv3.Cluster_LOGICAL_DNS:
+		out.Discovery = conf.LogicalDNS
+	case clusterv3.Cluster_ORIGINAL_DST:
+		out.Discovery, out.LB = conf.OriginalDstDiscovery, conf.OriginalDst
+		if d := c.GetOriginalDstLbConfig(); d != nil {
+			if err := only(d); err != nil {
+				return fmt.Errorf("original_dst_lb_config: %w", err)
+			}
+		}
+		return nil
+	case clusterv3.Cluster_EDS:
+		out.Discovery, out.ServiceName = conf.EDS, c.Name
+		if n := c.GetEdsClusterConfig().GetServiceName(); n != "" {
+			out.ServiceName = n
+		}
+		return nil
+	default:
+		return fmt.Errorf("type %s is not supported", c.GetType())
+	}
+	la := c.LoadAssignment
+	if la == nil {
+		la = &endpointv3.ClusterLoadAssignment{ClusterName: c.Name}
+	}
+	eps, err := endpoints(la, out.Discovery != conf.Static)
+	if err != nil {
+		return fmt.Errorf("load_assignment: %w", err)
+	}
+	out.Endpoints = eps
+	return nil
+}
+
+// breakers accepts thresholds that never trip: tripping ones are not built.
+func breakers(cb *clusterv3.CircuitBreakers) error {
+	if cb == nil {
+		return nil
+	}
+	if err := only(cb, "thresholds"); err != nil {
+		return err
+	}
+	for _, t := range cb.Thresholds {
+		if err := only(t, "priority", "max_connections", "max_pending_requests", "max_requests", "max_retries", "track_remaining"); err != nil {
+			return err
+		}
+		for name, v := range map[string]uint32{"max_connections": t.MaxConnections.GetValue(), "max_pending_requests": t.MaxPendingRequests.GetValue(), "max_requests": t.MaxRequests.GetValue(), "max_retries": t.MaxRetries.GetValue()} {
+			if v != 0 && v != conf.Unlimited {
+				return fmt.Errorf("%s %d is not supported: limits are not enforced yet", name, v)
+			}
+		}
+	}
+	return nil
+}
+
+func connections(c *clusterv3.Cluster, out *conf.Cluster) error {
+	if b := c.UpstreamBindConfig; b != nil {
+		if err := only(b, "source_address"); err != nil {
+			return fmt.Errorf("upstream_bind_config: %w", err)
+		}
+		a, err := netip.ParseAddr(b.GetSourceAddress().GetAddress())
+		if err != nil {
+			return fmt.Errorf("upstream_bind_config: %w", err)
+		}
+		out.BindSource = a
+	}
+	if o := c.UpstreamConnectionOptions; o != nil {
+		if err := only(o, "tcp_keepalive"); err != nil {
+			return fmt.Errorf("upstream_connection_options: %w", err)
+		}
+		if k := o.TcpKeepalive; k != nil {
+			out.Keepalive = conf.Keepalive{On: true, Idle: time.Duration(k.KeepaliveTime.GetValue()) * time.Second,
+				Interval: time.Duration(k.KeepaliveInterval.GetValue()) * time.Second, Probes: int(k.KeepaliveProbes.GetValue() & 0xffff)}
+		}
+	}
+	for name, a := range c.TypedExtensionProtocolOptions {
+		var o httpv3.HttpProtocolOptions
+		if name != "envoy.extensions.upstreams.http.v3.HttpProtocolOptions" {
+			return fmt.Errorf("typed_extension_protocol_options %q is not supported", name)
+		}
+		if err := open(a, &o); err != nil {
+			return fmt.Errorf("typed_extension_protocol_options: %w", err)
+		}
+		if err := httpOptions(&o, out); err != nil {
+			return fmt.Errorf("HttpProtocolOptions: %w", err)
+		}
+	}
+	return nil
+}
+
+func httpOptions(o *httpv3.HttpProtocolOptions, out *conf.Cluster) error {
+	if err := only(o, "common_http_protocol_options", "explicit_http_config", "use_downstream_protocol_config"); err != nil {
+		return err
+	}
+	if err := commonOptions(o.CommonHttpProtocolOptions, out); err != nil {
+		return err
+	}
+	if e := o.GetExplicitHttpConfig(); e != nil {
+		if err := only(e, "http_protocol_options", "http2_protocol_options"); err != nil {
+			return err
+		}
+		// The cluster is taken all the same, for TCP and so that one gRPC port does not cost a proxy all its clusters;
+		// an HTTP request that is routed to it is answered with an error that says why.
+		out.HTTP2 = e.GetHttp2ProtocolOptions() != nil
+	}
+	return nil
+}
+
+func commonOptions(o *corev3.HttpProtocolOptions, out *conf.Cluster) (err error) {
+	if o == nil {
+		return nil
+	}
+	if err := only(o, "idle_timeout", "max_requests_per_connection"); err != nil {
+		return err
+	}
+	if out.IdleTimeout, err = duration(o.IdleTimeout, time.Hour); err != nil {
+		return fmt.Errorf("idle_timeout: %w", err)
+	}
+	out.MaxRequests = o.MaxRequestsPerConnection.GetValue()
+	return nil
+}
+
+// Endpoints decodes the endpoints of an EDS cluster.
+func Endpoints(a *endpointv3.ClusterLoadAssignment) (*conf.Endpoints, error) {
+	out, err := endpoints(a, false)
+	if err != nil {
+		return nil, fmt.Errorf("endpoints %q: %w", a.GetClusterName(), err)
+	}
+	return out, nil
+}
+
+func endpoints(a *endpointv3.ClusterLoadAssignment, names bool) (*conf.Endpoints, error) {
+	if err := only(a, "cluster_name", "endpoints", "policy"); err != nil {
+		return nil, err
+	}
+	if p := a.Policy; p != nil {
+		if p.OverprovisioningFactor != nil && p.OverprovisioningFactor.Value != 140 {
+			return nil, errors.New("policy.overprovisioning_factor: only 140 is supported")
+		}
+		if err := only(p, "overprovisioning_factor"); err != nil {
+			return nil, fmt.Errorf("policy: %w", err)
+		}
+	}
+	out := &conf.Endpoints{Name: a.ClusterName}
+	for _, l := range a.Endpoints {
+		if err := only(l, "locality", "lb_endpoints", "load_balancing_weight", "priority", "proximity", "metadata"); err != nil {
+			return nil, err
+		}
+		if l.Priority > 128 {
+			return nil, fmt.Errorf("priority %d is over 128", l.Priority)
+		}
+		loc := conf.Locality{Region: l.GetLocality().GetRegion(), Zone: l.GetLocality().GetZone(), SubZone: l.GetLocality().GetSubZone(),
+			Priority: l.Priority, Weight: l.LoadBalancingWeight.GetValue()}
+		for _, e := range l.LbEndpoints {
+			ep, err := endpoint(e, names)
+			if err != nil {
+				return nil, err
+			}
+			loc.Endpoints = append(loc.Endpoints, ep)
+		}
+		out.Localities = append(out.Localities, loc)
+	}
+	return out, nil
+}
+
+func endpoint(e *endpointv3.LbEndpoint, names bool) (out conf.Endpoint, err error) {
+	if err := only(e, "endpoint", "health_status", "metadata", "load_balancing_weight"); err != nil {
+		return out, fmt.Errorf("lb_endpoint: %w", err)
+	}
+	if err := only(e.GetEndpoint(), "address", "hostname"); err != nil {
+		return out, fmt.Errorf("endpoint: %w", err)
+	}
+	host, p, err := hostPort(e.GetEndpoint().GetAddress())
+	if err != nil {
+		return out, err
+	}
+	if ip, err := netip.ParseAddr(host); err == nil {
+		out.Addr = netip.AddrPortFrom(ip.Unmap(), p)
+	} else if names {
+		out.Host, out.Port = host, p
+	} else {
+		return out, fmt.Errorf("socket_address: %w", err)
+	}
+	out.Weight = 1
+	if e.LoadBalancingWeight != nil {
+		if out.Weight = e.LoadBalancingWeight.Value; out.Weight == 0 {
+			return out, errors.New("load_balancing_weight is 0")
+		}
+	}
+	switch e.HealthStatus {
+	case corev3.HealthStatus_UNKNOWN, corev3.HealthStatus_HEALTHY, corev3.HealthStatus_DEGRADED:
+	case corev3.HealthStatus_DRAINING:
+		out.Draining = true
+	default:
+		out.Unhealthy = true
+	}
+	out.TLSMode = stringsOf(metadata(e.Metadata, "envoy.transport_socket_match"))
+	if w := metadata(e.Metadata, "istio")["workload"].GetStringValue(); w != "" {
+		f := append(strings.Split(w, ";"), "", "", "", "", "")
+		out.Workload = &conf.Workload{Name: f[0], Namespace: f[1], Canonical: f[2], CanonicalRevision: f[3], Cluster: f[4], App: f[2], Version: f[3]}
+	}
+	return out, nil
+}

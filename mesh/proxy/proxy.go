@@ -1,0 +1,226 @@
+// Package proxy is the data plane: a sidecar or a gateway that takes its configuration from a control plane by xDS.
+// Run wires the packages below it; each of them can be read alone.
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/meshproof/meshproof/mesh/proxy/conf"
+	"github.com/meshproof/meshproof/mesh/proxy/decode"
+	"github.com/meshproof/meshproof/mesh/proxy/filter"
+	"github.com/meshproof/meshproof/mesh/proxy/filter/hcm"
+	"github.com/meshproof/meshproof/mesh/proxy/filter/tcpproxy"
+	"github.com/meshproof/meshproof/mesh/proxy/listener"
+	"github.com/meshproof/meshproof/mesh/proxy/router"
+	"github.com/meshproof/meshproof/mesh/proxy/secrets"
+	"github.com/meshproof/meshproof/mesh/proxy/state"
+	"github.com/meshproof/meshproof/mesh/proxy/telemetry"
+	"github.com/meshproof/meshproof/mesh/proxy/upstream"
+	"github.com/meshproof/meshproof/mesh/xds/client"
+)
+
+// Bootstrap is everything a proxy must know before it asks the control plane.
+type Bootstrap struct {
+	// NodeID is Istio's: sidecar~IP~POD.NS~NS.svc.cluster.local.
+	NodeID   string
+	Cluster  string // service cluster, for the node
+	Metadata map[string]any
+	Workload conf.Workload // the workload behind the proxy; Principal is its SPIFFE id
+
+	Discovery client.DialOptions // the control plane; also the certificate authority
+	Sotw      bool
+	// CertTTL is the life asked for the workload certificate; 0 means no certificate at all, for plaintext meshes.
+	CertTTL time.Duration
+
+	Admin     string // host:port of the admin port; "" none
+	Status    string // host:port of /healthz/ready; "" none
+	Metrics   string // host:port of /stats/prometheus; "" none
+	Merged    string // host:port of the merged metrics; "" none
+	AppTarget string // URL of the application's own metrics, for Merged; "" none
+
+	// DrainTime is for connections of filter chains that a push took away; StopTime for all when the proxy ends.
+	DrainTime, StopTime time.Duration
+
+	// Listen, OriginalDst and Dial replace the kernel's where they are not nil, for meshes without redirect rules.
+	Listen      func(ctx context.Context, addr netip.AddrPort) (net.Listener, error)
+	OriginalDst func(net.Conn) (netip.AddrPort, bool)
+	Dial        upstream.Dialer
+
+	Version string
+	Level   *slog.LevelVar // changed by the admin port; may be nil
+	Log     *slog.Logger
+	// Ready is called once, when the first configuration serves; may be nil.
+	Ready func()
+}
+
+// Proxy is a running proxy's parts, as the admin port shows them.
+type Proxy struct {
+	b         *Bootstrap
+	store     *secrets.Store
+	upstreams *upstream.Set
+	listeners *listener.Manager
+	state     *state.State
+	client    *client.Client
+	metrics   *telemetry.Metrics
+	logs      *telemetry.Logs
+	started   time.Time
+	draining  atomic.Bool
+	live      atomic.Bool
+}
+
+// Run serves until ctx ends, then drains: readiness goes first, connections are asked to end, and what is left after
+// StopTime is closed. An error means that the proxy could not start or lost a part that it cannot do without.
+func Run(ctx context.Context, b Bootstrap) error {
+	if b.Log == nil {
+		b.Log = slog.New(slog.DiscardHandler)
+	}
+	node, err := decode.Node(b.NodeID, b.Cluster, b.Metadata)
+	if err != nil {
+		return err
+	}
+	conn, err := client.Dial(b.Discovery)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close() }()
+	p := &Proxy{b: &b, store: &secrets.Store{}, metrics: telemetry.NewMetrics(b.Workload), logs: &telemetry.Logs{Open: telemetry.OpenFile}, started: time.Now()}
+	p.upstreams = upstream.NewSet(p.store, b.Dial)
+	p.listeners = p.newListeners()
+	p.state = state.New(state.Options{
+		Subscribe: func(t string, names []string) { p.client.Subscribe(t, names) },
+		Publish:   p.publish,
+		Log:       b.Log,
+	})
+	p.client = client.New(client.Options{Conn: conn, Node: node, Sotw: b.Sotw, Handler: p.state, Log: b.Log})
+
+	// Parts live longer than ctx: they serve through the drain.
+	parts, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	g, parts := errgroup.WithContext(parts)
+	if err := p.serveAdmin(parts, g, node); err != nil {
+		stop()
+		return errors.Join(err, g.Wait())
+	}
+	g.Go(func() error { return p.upstreams.Run(parts) })
+	g.Go(func() error { return p.logs.Run(parts) })
+	g.Go(func() error { return p.state.Run(parts) })
+	g.Go(func() error {
+		if b.CertTTL > 0 {
+			i := &secrets.Issuer{Conn: conn, Store: p.store, Identity: b.Workload.Principal, TTL: b.CertTTL, RootFile: b.Discovery.RootFile, Log: b.Log}
+			if !p.firstCertificate(parts, i) {
+				return nil
+			}
+			g.Go(func() error { return i.Run(parts) })
+		}
+		return p.client.Run(parts)
+	})
+	select {
+	case <-ctx.Done():
+	case <-parts.Done():
+	}
+	p.draining.Store(true)
+	b.Log.Info("draining", "connections", p.listeners.Active.Load(), "limit", b.StopTime)
+	p.listeners.Drain(b.StopTime)
+	stop()
+	return g.Wait()
+}
+
+// firstCertificate asks until it gets one; contexts that need it cannot be served before.
+func (p *Proxy) firstCertificate(ctx context.Context, i *secrets.Issuer) bool {
+	pause := 200 * time.Millisecond
+	for {
+		call, cancel := context.WithTimeout(ctx, 10*time.Second)
+		err := i.Fetch(call)
+		cancel()
+		if err == nil {
+			return true
+		}
+		if ctx.Err() != nil {
+			return false
+		}
+		p.b.Log.Warn("no certificate yet", "err", err, "again_in", pause)
+		t := time.NewTimer(pause)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return false
+		}
+		pause = min(2*pause, 5*time.Second)
+	}
+}
+
+// publish makes cfg current: clusters first, so that no listener can lead to one that is not there.
+func (p *Proxy) publish(cfg *conf.Config) {
+	if err := p.upstreams.Apply(cfg); err != nil {
+		p.b.Log.Error("clusters not updated", "err", err)
+		return
+	}
+	if err := p.listeners.Update(cfg); err != nil {
+		p.b.Log.Error("listeners not updated in full", "err", err)
+	}
+	if !p.live.Swap(true) && p.b.Ready != nil {
+		p.b.Ready()
+	}
+}
+
+func (p *Proxy) newListeners() *listener.Manager {
+	rec := recorder{p}
+	m := &hcm.Manager{Router: router.New(p.upstreams), Recorder: rec, Filters: p.filter}
+	t := &tcpproxy.Proxy{Set: p.upstreams, Recorder: rec}
+	listen := p.b.Listen
+	if listen == nil {
+		listen = func(ctx context.Context, a netip.AddrPort) (net.Listener, error) {
+			var lc net.ListenConfig
+			return lc.Listen(ctx, "tcp", a.String())
+		}
+	}
+	dst := p.b.OriginalDst
+	if dst == nil {
+		dst = listener.OriginalDst
+	}
+	return listener.New(listener.Options{
+		HTTP: m.Serve, TCP: t.Serve, TLS: p.store, Listen: listen, OriginalDst: dst, Drain: p.b.DrainTime, Log: p.b.Log,
+		LocalURI: func() string {
+			if i := p.store.Info(); i != nil {
+				return i.URI
+			}
+			return ""
+		},
+	})
+}
+
+func (p *Proxy) filter(f conf.HTTPFilter) filter.HTTP {
+	panic(fmt.Sprintf("proxy: filter %q was decoded but is not built", f.Name))
+}
+
+// recorder spreads what the data path reports.
+type recorder struct{ p *Proxy }
+
+// HTTP implements hcm.Recorder.
+func (r recorder) HTTP(h *conf.HTTP, rec *telemetry.Record) {
+	r.p.metrics.HTTP(rec)
+	if h.AccessLog != nil {
+		r.p.logs.Write(h.AccessLog, rec)
+	}
+}
+
+// TCPOpened implements tcpproxy.Recorder.
+func (r recorder) TCPOpened(_ *conf.TCP, rec *telemetry.Record) { r.p.metrics.TCPOpened(rec) }
+
+// TCPClosed implements tcpproxy.Recorder.
+func (r recorder) TCPClosed(t *conf.TCP, rec *telemetry.Record) {
+	r.p.metrics.TCPClosed(rec)
+	if t.AccessLog != nil {
+		r.p.logs.Write(t.AccessLog, rec)
+	}
+}
