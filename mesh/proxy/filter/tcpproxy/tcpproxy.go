@@ -3,8 +3,10 @@ package tcpproxy
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"time"
 
@@ -81,7 +83,7 @@ func join(ctx context.Context, c *filter.Conn, up net.Conn, idle time.Duration, 
 	defer stop()
 	var wg sync.WaitGroup
 	act := &activity{a: c.Conn, b: up, idle: idle}
-	act.touch()
+	act.arm()
 	wg.Go(func() {
 		if len(c.Prefix) > 0 {
 			n, err := up.Write(c.Prefix)
@@ -90,53 +92,79 @@ func join(ctx context.Context, c *filter.Conn, up net.Conn, idle time.Duration, 
 				return
 			}
 		}
-		rec.BytesIn += act.copy(up, c.Conn)
+		rec.BytesIn += act.copy(ctx, up, c.Conn)
 	})
-	wg.Go(func() { rec.BytesOut += act.copy(c.Conn, up) })
+	wg.Go(func() { rec.BytesOut += act.copy(ctx, c.Conn, up) })
 	wg.Wait()
 }
 
-// activity moves the idle deadline of both sides.
+// activity ends both directions when neither has moved a byte for the idle time.
 type activity struct {
 	a, b net.Conn
 	idle time.Duration
 
 	mu   sync.Mutex
-	last time.Time
+	due  time.Time
+	dead bool
 }
 
-func (v *activity) touch() {
+// arm sets the deadline of both sides, a full idle time from now.
+func (v *activity) arm() {
 	if v.idle == 0 {
 		return
 	}
-	now := time.Now()
+	v.due = time.Now().Add(v.idle)
+	_ = v.a.SetReadDeadline(v.due)
+	_ = v.b.SetReadDeadline(v.due)
+}
+
+// expired is called when a read met its deadline; n bytes came before. It reports whether the connection was idle. The
+// two directions meet the same deadline one after the other: whichever did move sets it anew for both, and the one that
+// did not comes back later and finds it so.
+func (v *activity) expired(n int64, last *bool) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if now.Sub(v.last) < v.idle/8 {
-		return
+	if v.dead {
+		return true
 	}
-	v.last = now
-	_ = v.a.SetReadDeadline(now.Add(v.idle))
-	_ = v.b.SetReadDeadline(now.Add(v.idle))
+	if n > 0 {
+		*last = false
+		v.arm()
+		return false
+	}
+	if time.Now().Before(v.due) {
+		*last = false
+		return false // the other direction moved
+	}
+	if *last {
+		return true
+	}
+	// The other direction may have moved and not have said so yet: one more look, an eighth of the time later.
+	*last = true
+	v.due = time.Now().Add(v.idle / 8)
+	_ = v.a.SetReadDeadline(v.due)
+	_ = v.b.SetReadDeadline(v.due)
+	return false
 }
 
 func (v *activity) abort() {
+	v.mu.Lock()
+	v.dead = true
+	v.mu.Unlock()
 	_ = v.a.SetDeadline(time.Unix(1, 0))
 	_ = v.b.SetDeadline(time.Unix(1, 0))
 }
 
-// spliced is how much is copied inside the kernel before the idle deadline moves on.
-const spliced = 1 << 20
-
-func (v *activity) copy(dst, src net.Conn) (n int64) {
+// copy moves bytes until src ends; inside the kernel where both are TCP.
+func (v *activity) copy(ctx context.Context, dst, src net.Conn) (n int64) {
+	last := false
 	for {
-		k, err := io.CopyN(dst, src, spliced)
+		k, err := io.Copy(dst, src)
 		n += k
-		v.touch()
-		if err == nil {
+		if v.idle > 0 && errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() == nil && !v.expired(k, &last) {
 			continue
 		}
-		if err != io.EOF {
+		if err != nil {
 			v.abort()
 			return n
 		}
