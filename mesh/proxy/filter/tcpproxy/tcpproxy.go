@@ -103,9 +103,10 @@ type activity struct {
 	a, b net.Conn
 	idle time.Duration
 
-	mu   sync.Mutex
-	due  time.Time
-	dead bool
+	mu    sync.Mutex
+	due   time.Time
+	doubt bool // one direction found nothing since due was set
+	dead  bool
 }
 
 // arm sets the deadline of both sides, a full idle time from now.
@@ -113,37 +114,30 @@ func (v *activity) arm() {
 	if v.idle == 0 {
 		return
 	}
-	v.due = time.Now().Add(v.idle)
+	v.due, v.doubt = time.Now().Add(v.idle), false
 	_ = v.a.SetReadDeadline(v.due)
 	_ = v.b.SetReadDeadline(v.due)
 }
 
-// expired is called when a read met its deadline; n bytes came before. It reports whether the connection was idle. The
-// two directions meet the same deadline one after the other: whichever did move sets it anew for both, and the one that
-// did not comes back later and finds it so.
-func (v *activity) expired(n int64, last *bool) bool {
+// expired is called when a read of src met its deadline after n bytes. It reports whether the connection is idle: that
+// takes both directions to say that nothing came, or one to say so twice, for the other may not have had its turn yet.
+func (v *activity) expired(src net.Conn, n int64) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.dead {
+	now := time.Now()
+	switch {
+	case v.dead:
 		return true
-	}
-	if n > 0 {
-		*last = false
+	case n > 0:
 		v.arm()
-		return false
-	}
-	if time.Now().Before(v.due) {
-		*last = false
-		return false // the other direction moved
-	}
-	if *last {
+	case now.Before(v.due): // the other direction moved
+		_ = src.SetReadDeadline(v.due)
+	case v.doubt:
 		return true
+	default:
+		v.doubt = true
+		_ = src.SetReadDeadline(now.Add(v.idle / 8))
 	}
-	// The other direction may have moved and not have said so yet: one more look, an eighth of the time later.
-	*last = true
-	v.due = time.Now().Add(v.idle / 8)
-	_ = v.a.SetReadDeadline(v.due)
-	_ = v.b.SetReadDeadline(v.due)
 	return false
 }
 
@@ -157,11 +151,10 @@ func (v *activity) abort() {
 
 // copy moves bytes until src ends; inside the kernel where both are TCP.
 func (v *activity) copy(ctx context.Context, dst, src net.Conn) (n int64) {
-	last := false
 	for {
 		k, err := io.Copy(dst, src)
 		n += k
-		if v.idle > 0 && errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() == nil && !v.expired(k, &last) {
+		if v.idle > 0 && errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() == nil && !v.expired(src, k) {
 			continue
 		}
 		if err != nil {
