@@ -76,8 +76,9 @@ func (s steps) Next(elapsed time.Duration, sent uint64) (time.Duration, bool) {
 	for _, step := range s {
 		length := step.For.Seconds()
 		// A request due exactly at the end of a step belongs to the next. The slack is far below one request and far above
-		// the rounding of the sums.
-		if end := begun + step.Rate*length; n < end-1e-6 {
+		// the rounding of the sums; a step that is shorter still keeps its first request.
+		count := step.Rate * length
+		if end := begun + count; n < end-min(1e-6, count/2) {
 			due := start + seconds(math.Max(0, (n-begun)/step.Rate))
 			return until(due, elapsed), false
 		} else {

@@ -34,6 +34,7 @@ func TestDueTimes(t *testing.T) {
 		{"four a second", loadgen.Constant(4, time.Second), []time.Duration{0, 250 * ms, 500 * ms, 750 * ms}},
 		{"a rate that does not divide the time", loadgen.Constant(3, time.Second), []time.Duration{0, 333333333, 666666667}},
 		{"slower than the run is long", loadgen.Constant(0.1, time.Second), []time.Duration{0}},
+		{"the shortest run there is", loadgen.Constant(1, 1), []time.Duration{0}},
 		{"a pause between steps", loadgen.Steps([]loadgen.Step{{Rate: 2, For: time.Second}, {Rate: 0, For: time.Second}, {Rate: 4, For: 500 * ms}}),
 			[]time.Duration{0, 500 * ms, 2000 * ms, 2250 * ms}},
 		{"half a request carried into the next step", loadgen.Steps([]loadgen.Step{{Rate: 1, For: 1500 * ms}, {Rate: 1, For: 1500 * ms}}),

@@ -41,6 +41,9 @@ type Profile struct {
 
 	// Accept lists the statuses that are not failures; 200 to 299 if empty.
 	Accept []int `json:"accept,omitempty"`
+	// Attribute names an app below the answering one: Results then carry its version and pod, as the answer's evidence lists
+	// them, in place of the answering app's. An answer that was made without it is a mismatch.
+	Attribute string `json:"attribute,omitempty"`
 	// ExpectApp is the app that must have answered; any if empty. ExpectBody must be part of the body.
 	ExpectApp  string `json:"expectApp,omitempty"`
 	ExpectBody string `json:"expectBody,omitempty"`

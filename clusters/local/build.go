@@ -86,12 +86,14 @@ func (p *Provider) binDir(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("the Go toolchain is needed to build node binaries once: %w", err)
 	}
 	files := []string{filepath.Join(src, "go.mod"), filepath.Join(src, "go.sum")}
-	err = filepath.WalkDir(filepath.Join(src, "cmd"), func(path string, d fs.DirEntry, err error) error {
-		if err == nil && d.Type().IsRegular() && strings.HasSuffix(path, ".go") {
-			files = append(files, path)
-		}
-		return err
-	})
+	for _, dir := range []string{"cmd", "internal"} {
+		err = errors.Join(err, filepath.WalkDir(filepath.Join(src, dir), func(path string, d fs.DirEntry, err error) error {
+			if err == nil && d.Type().IsRegular() && strings.HasSuffix(path, ".go") {
+				files = append(files, path)
+			}
+			return err
+		}))
+	}
 	if err != nil {
 		return "", fmt.Errorf("node source: %w", err)
 	}

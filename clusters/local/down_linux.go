@@ -75,29 +75,20 @@ func (p *Provider) teardown(ctx context.Context, name string) error {
 func (p *Provider) sweep(ctx context.Context, name string) error {
 	dir := p.labDir(name)
 	cgroup := cgroupName(dir)
-	var keeper process
-	if err := readJSON(filepath.Join(dir, "keeper.json"), &keeper); err == nil {
-		keeper.kill()
-	}
 	inits, err := filepath.Glob(filepath.Join(dir, "clusters", "*", "nodes", "*", "init.json"))
 	if err != nil {
 		return err
 	}
-	for _, f := range inits {
-		var init process
-		if readJSON(f, &init) == nil {
-			init.kill()
-		}
-	}
+	// Nodes first: the keeper, where it still lives, reaps them.
+	awaitReaped(killNamed(inits))
+	keeper := killNamed([]string{filepath.Join(dir, "keeper.json")})
 	left := &clusters.LeftoverError{Lab: name}
 	pids, err := killAll(ctx, cgroup)
 	for _, pid := range pids {
 		left.Left = append(left.Left, fmt.Sprintf("process %d (%s)", pid, processName(pid)))
 	}
 	left.Err = err
-	if keeper.PID > 0 {
-		_, _ = unix.Wait4(keeper.PID, nil, unix.WNOHANG, nil) // it may be our child
-	}
+	awaitReaped(keeper)
 	mounts, err := unmountBelow(dir)
 	left.Left, left.Err = append(left.Left, mounts...), errors.Join(left.Err, err)
 	if len(pids) == 0 {
@@ -128,6 +119,29 @@ func killAll(ctx context.Context, cgroup string) ([]int, error) {
 		case <-ctx.Done():
 			return pids, fmt.Errorf("processes did not end within %s", downBudget)
 		case <-tick.C:
+		}
+	}
+}
+
+// killNamed kills the processes that the files name, and returns them.
+func killNamed(files []string) (ps []process) {
+	for _, f := range files {
+		var p process
+		if readJSON(f, &p) == nil && p.PID > 0 {
+			p.kill()
+			ps = append(ps, p)
+		}
+	}
+	return ps
+}
+
+// awaitReaped gives the parents of dead processes a moment to take note. A zombie that a careless process 1 never reaps holds
+// nothing, and is not the lab's.
+func awaitReaped(ps []process) {
+	deadline := time.Now().Add(200 * time.Millisecond)
+	for _, p := range ps {
+		for !p.reaped() && time.Now().Before(deadline) {
+			time.Sleep(time.Millisecond)
 		}
 	}
 }

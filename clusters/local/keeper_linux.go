@@ -159,6 +159,12 @@ func forward(ctx context.Context, l net.Listener, addr string, dial dialFunc) {
 	defer wg.Wait()
 	for {
 		in, err := l.Accept()
+		if errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ECONNABORTED) {
+			slog.Warn("accept", "err", err)
+			pause := time.NewTimer(20 * time.Millisecond) // until somebody closes a file
+			<-pause.C
+			continue
+		}
 		if err != nil {
 			return
 		}

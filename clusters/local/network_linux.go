@@ -135,3 +135,13 @@ func addRoute(l netlink.Link, cidr, via string) error {
 	}
 	return nil
 }
+
+// makeProbeLink tries the kind of link that joins nodes and pods.
+func makeProbeLink() error {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = "probe0"
+	if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "probe1"}); err != nil {
+		return fmt.Errorf("veth: %w", err)
+	}
+	return nil
+}

@@ -24,6 +24,9 @@ func runNode(labDir, name string) error {
 	if err := joinCgroup(st.CGroup + "/" + n.Name + "/system"); err != nil {
 		return err
 	}
+	if err := raiseFileLimit(); err != nil {
+		return err
+	}
 	if err := unix.Sethostname([]byte(n.Name)); err != nil {
 		return fmt.Errorf("host name: %w", err)
 	}
@@ -44,6 +47,19 @@ func runNode(labDir, name string) error {
 	}()
 	s.run(components(c, n))
 	return errors.New("all components ended")
+}
+
+// raiseFileLimit lets pods open as many files as the host allows at all, as other container runtimes do.
+func raiseFileLimit() error {
+	var l unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &l); err != nil {
+		return fmt.Errorf("file limit: %w", err)
+	}
+	l.Cur = l.Max
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &l); err != nil {
+		return fmt.Errorf("file limit: %w", err)
+	}
+	return nil
 }
 
 // mountNode gives the node its own /proc, /run and /var and makes the lab's folders visible at fixed places.

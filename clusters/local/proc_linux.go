@@ -44,6 +44,13 @@ func (p process) alive() bool {
 	return p.PID > 0 && err == nil && start == p.Start && state != "Z" && state != "X"
 }
 
+// reaped reports whether not even a zombie is there any more. A child of ours is reaped by asking.
+func (p process) reaped() bool {
+	_, _ = unix.Wait4(p.PID, nil, unix.WNOHANG, nil)
+	_, start, err := procStat(p.PID)
+	return err != nil || start != p.Start
+}
+
 // kill ends the process unless its number belongs to another one by now.
 func (p process) kill() {
 	if p.alive() {

@@ -89,6 +89,11 @@ func (l *lab) until(ctx context.Context, probe func(context.Context) error) erro
 
 // ensureDNS makes the Service by which pods find CoreDNS, a process of the first node, and the slice that points there.
 func (c *cluster) ensureDNS(ctx context.Context, client kubernetes.Interface) error {
+	// The slice is made last: where it is, all is there.
+	_, err := client.DiscoveryV1().EndpointSlices("kube-system").Get(ctx, dnsService, metav1.GetOptions{})
+	if !apierrors.IsNotFound(err) {
+		return err
+	}
 	meta := metav1.ObjectMeta{Name: dnsService, Namespace: "kube-system", Labels: map[string]string{"k8s-app": dnsService, "kubernetes.io/name": "CoreDNS"}}
 	var ports []corev1.ServicePort
 	var endpoints []discoveryv1.EndpointPort
@@ -97,8 +102,11 @@ func (c *cluster) ensureDNS(ctx context.Context, client kubernetes.Interface) er
 		ports = append(ports, corev1.ServicePort{Name: name, Protocol: proto, Port: port, TargetPort: intstr.FromInt32(port)})
 		endpoints = append(endpoints, discoveryv1.EndpointPort{Name: &name, Protocol: &proto, Port: &port})
 	}
-	_, err := client.CoreV1().Services("kube-system").Create(ctx, &corev1.Service{ObjectMeta: meta, Spec: corev1.ServiceSpec{ClusterIP: c.DNSIP, Ports: ports}}, metav1.CreateOptions{})
-	if err != nil && !apierrors.IsAlreadyExists(err) {
+	services := client.CoreV1().Services("kube-system")
+	if _, err = services.Get(ctx, dnsService, metav1.GetOptions{}); apierrors.IsNotFound(err) {
+		_, err = services.Create(ctx, &corev1.Service{ObjectMeta: meta, Spec: corev1.ServiceSpec{ClusterIP: c.DNSIP, Ports: ports}}, metav1.CreateOptions{})
+	}
+	if err != nil {
 		return err
 	}
 	meta.Labels = map[string]string{discoveryv1.LabelServiceName: dnsService, discoveryv1.LabelManagedBy: "meshproof"}

@@ -24,6 +24,7 @@ const (
 	headerApp     = "X-Meshproof-App"
 	headerVersion = "X-Meshproof-Version"
 	headerPod     = "X-Meshproof-Pod"
+	headerVia     = "X-Meshproof-Via"
 	headerFailed  = "X-Meshproof-Failed"
 )
 
@@ -144,7 +145,7 @@ func (x *exchanger) exchange(r *loadgen.Result) error {
 		return err
 	}
 	r.Code = resp.StatusCode
-	r.App, r.Version, r.Pod = resp.Header.Get(headerApp), resp.Header.Get(headerVersion), resp.Header.Get(headerPod)
+	r.App, r.Version, r.Pod = attribute(resp.Header, x.profile.Attribute)
 	body, n, err := readBody(resp.Body)
 	r.Done = x.now()
 	r.BytesIn = n
@@ -190,6 +191,11 @@ func (x *exchanger) check(resp *http.Response, body []byte) error {
 	if failed := resp.Header.Get(headerFailed); failed != "" {
 		return fmt.Errorf("the answer lacks what a call below should have given: %s", failed)
 	}
+	if below := x.profile.Attribute; below != "" {
+		if app, _, _ := attribute(resp.Header, below); app == "" {
+			return fmt.Errorf("the answer was made without app %q", below)
+		}
+	}
 	if want := x.profile.ExpectBody; want != "" && !bytes.Contains(body, []byte(want)) {
 		return fmt.Errorf("the body lacks %q", want)
 	}
@@ -197,6 +203,23 @@ func (x *exchanger) check(resp *http.Response, body []byte) error {
 		return x.verify(resp, body)
 	}
 	return nil
+}
+
+// attribute reads from an answer's evidence who served it; with below, who served the first call to that app under it.
+func attribute(h http.Header, below string) (app, version, pod string) {
+	if below == "" {
+		return h.Get(headerApp), h.Get(headerVersion), h.Get(headerPod)
+	}
+	for _, list := range h.Values(headerVia) {
+		for call := range strings.SplitSeq(list, ",") {
+			app, rest, _ := strings.Cut(strings.TrimSpace(call), "/")
+			if app == below {
+				version, pod, _ := strings.Cut(rest, "/")
+				return app, version, pod
+			}
+		}
+	}
+	return "", "", ""
 }
 
 // classify says why an exchange broke. connections counts those that the request was given.

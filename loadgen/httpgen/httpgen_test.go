@@ -48,13 +48,18 @@ func TestStallShowsFromIntendedStart(t *testing.T) {
 		workers = 4
 	)
 	gate := make(chan struct{})
-	var opened time.Time
-	timer := time.AfterFunc(length, func() { opened = time.Now(); close(gate) })
-	defer timer.Stop()
-	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-gate }))
+	var (
+		opened time.Time // before the gate is closed
+		first  sync.Once
+	)
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		first.Do(func() { time.AfterFunc(length, func() { opened = time.Now(); close(gate) }) })
+		<-gate
+	}))
 	defer server.Close()
 
 	results := generate(t, loadgen.Profile{Name: "stall", URL: server.URL, Rate: rate, Duration: length, MaxWorkers: workers}, httpgen.Options{})
+	<-gate
 	if len(results) != rate {
 		t.Fatalf("%d results, want %d: an open loop owes every request of its schedule", len(results), rate)
 	}
@@ -173,6 +178,37 @@ func TestClasses(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestAttribution(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		h := w.Header()
+		h.Set("X-Meshproof-App", "productpage")
+		h.Set("X-Meshproof-Version", "v1")
+		h.Set("X-Meshproof-Pod", "page-1")
+		h.Add("X-Meshproof-Via", "details/v1/details-1, reviews/v3/reviews-3")
+		h.Add("X-Meshproof-Via", "ratings/v1/ratings-1, reviews/v1/reviews-1")
+	}))
+	defer server.Close()
+	for _, test := range []struct {
+		attribute, app, version, pod string
+		class                        loadgen.Class
+	}{
+		{"", "productpage", "v1", "page-1", loadgen.OK},
+		{"reviews", "reviews", "v3", "reviews-3", loadgen.OK},
+		{"ratings", "ratings", "v1", "ratings-1", loadgen.OK},
+		{"review", "", "", "", loadgen.Mismatch},
+	} {
+		results := generate(t, loadgen.Profile{
+			Name: "who", URL: server.URL, Rate: 1, Duration: 1, Attribute: test.attribute, ExpectApp: "productpage",
+		}, httpgen.Options{})
+		if len(results) != 1 {
+			t.Fatalf("%d results", len(results))
+		}
+		if r := results[0]; r.App != test.app || r.Version != test.version || r.Pod != test.pod || r.Class != test.class {
+			t.Errorf("attributed to %q: %s/%s/%s, %s", test.attribute, r.App, r.Version, r.Pod, r.Class)
+		}
 	}
 }
 

@@ -228,6 +228,13 @@ func (b *Builder) Build() *Snapshot {
 	if b.dirtyConfig {
 		b.buildConfig(&s)
 	}
+	if b.dirtyConfig || len(b.dirtyServices) > 0 {
+		s.Problems = append(slices.Clone(s.own), references(&s)...)
+		slices.SortStableFunc(s.Problems, func(a, b ObjectProblem) int {
+			return cmp.Or(cmp.Compare(a.Object.Kind, b.Object.Kind), cmp.Compare(a.Object.Namespace, b.Object.Namespace),
+				cmp.Compare(a.Object.Name, b.Object.Name), cmp.Compare(a.Problem.Field, b.Problem.Field))
+		})
+	}
 	b.dirtyPods, b.dirtyConfig = false, false
 	clear(b.dirtyServices)
 	clear(b.dirtyEndpoints)
@@ -262,7 +269,7 @@ func (b *Builder) buildServices(s *Snapshot) {
 	if !changed && s.byHost != nil {
 		return
 	}
-	s.byHost = byHost
+	s.byHost, s.ServicesAt = byHost, s.Sequence
 	s.Services = slices.SortedFunc(maps.Values(byHost), func(a, b *Service) int { return cmp.Compare(a.Hostname, b.Hostname) })
 }
 
@@ -340,7 +347,7 @@ func (b *Builder) endpointsOf(key, host string, s *Snapshot) *Endpoints {
 }
 
 func (b *Builder) buildConfig(s *Snapshot) {
-	s.VirtualServices, s.DestinationRules, s.Gateways, s.Problems = nil, nil, nil, nil
+	s.VirtualServices, s.DestinationRules, s.Gateways, s.own = nil, nil, nil, nil
 	s.Objects = make(map[Key]int64, len(b.configs))
 	s.rules = map[string][]*DestinationRule{}
 	for k, e := range b.configs {
@@ -360,16 +367,12 @@ func (b *Builder) buildConfig(s *Snapshot) {
 			force = "previous"
 		}
 		for _, p := range e.problems {
-			s.Problems = append(s.Problems, ObjectProblem{Object: k, Generation: e.seen, Problem: p, InForce: force})
+			s.own = append(s.own, ObjectProblem{Object: k, Generation: e.seen, Problem: p, InForce: force})
 		}
 	}
 	slices.SortFunc(s.VirtualServices, oldestFirst(func(v *VirtualService) *Meta { return &v.Meta }))
 	slices.SortFunc(s.DestinationRules, oldestFirst(func(v *DestinationRule) *Meta { return &v.Meta }))
 	slices.SortFunc(s.Gateways, oldestFirst(func(v *Gateway) *Meta { return &v.Meta }))
-	slices.SortStableFunc(s.Problems, func(a, b ObjectProblem) int {
-		return cmp.Or(cmp.Compare(a.Object.Kind, b.Object.Kind), cmp.Compare(a.Object.Namespace, b.Object.Namespace),
-			cmp.Compare(a.Object.Name, b.Object.Name))
-	})
 	for _, r := range s.DestinationRules {
 		s.rules[r.Host] = append(s.rules[r.Host], r)
 	}

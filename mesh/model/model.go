@@ -45,9 +45,13 @@ type Snapshot struct {
 	Gateways         []*Gateway         // oldest first
 	Problems         []ObjectProblem    // by kind, namespace, name
 
+	// ServicesAt is the sequence of the snapshot in which Services last changed.
+	ServicesAt uint64
+
 	// Objects holds the generation of every Istio object that was read, also of those left out for their problems.
 	Objects map[Key]int64
 
+	own       []ObjectProblem // of objects by themselves
 	byHost    map[string]*Service
 	endpoints map[string]*Endpoints
 	pods      map[string]*Pod // "namespace/name"

@@ -1,4 +1,334 @@
 package objects
 
-// Validate says what is wrong with an Istio object.
-func Validate(obj any) []Problem { return nil }
+import (
+	"fmt"
+	"net/http"
+	"regexp"
+	"strings"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+	networkingv1alpha3 "istio.io/api/networking/v1alpha3"
+	networking "istio.io/client-go/pkg/apis/networking/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
+)
+
+// Validate says what is wrong with a VirtualService, DestinationRule or Gateway by itself: what Istio's API does not allow
+// and what this mesh does not support. The result is sorted by field and empty for a good object. Objects of other types
+// are not judged.
+func Validate(obj any) []Problem {
+	v := &validator{}
+	switch o := obj.(type) {
+	case *networking.VirtualService:
+		v.list = supportedVirtualService.unsupported(o.Spec.ProtoReflect(), "spec")
+		v.virtualService(&o.Spec)
+	case *networking.DestinationRule:
+		v.list = supportedDestinationRule.unsupported(o.Spec.ProtoReflect(), "spec")
+		v.destinationRule(&o.Spec)
+	case *networking.Gateway:
+		v.list = supportedGateway.unsupported(o.Spec.ProtoReflect(), "spec")
+		v.gateway(&o.Spec)
+	}
+	return v.list
+}
+
+type validator struct{ list []Problem }
+
+func (v *validator) err(field, message, fix string) {
+	v.list = append(v.list, Problem{Severity: Error, Field: field, Message: message, Fix: fix})
+}
+
+func (v *validator) warn(field, message, fix string) {
+	v.list = append(v.list, Problem{Severity: Warning, Field: field, Message: message, Fix: fix})
+}
+
+func (v *validator) virtualService(s *networkingv1alpha3.VirtualService) {
+	if len(s.Hosts) == 0 {
+		v.err("spec.hosts", "no host", "name the hosts that the rules are for")
+	}
+	for i, h := range s.Hosts {
+		v.host(fmt.Sprintf("spec.hosts[%d]", i), h, true)
+	}
+	v.exportTo(s.ExportTo)
+	if len(s.Http)+len(s.Tcp)+len(s.Tls) == 0 {
+		v.err("spec", "no rule", "add http or tcp rules")
+	}
+	for i, r := range s.Http {
+		v.httpRoute(fmt.Sprintf("spec.http[%d]", i), r)
+		if len(r.GetMatch()) == 0 && i < len(s.Http)-1 {
+			v.warn(fmt.Sprintf("spec.http[%d]", i+1), fmt.Sprintf("never reached: http[%d] has no match and takes every request", i), "move the rule without match to the end")
+		}
+	}
+	for i, r := range s.Tcp {
+		at := fmt.Sprintf("spec.tcp[%d]", i)
+		if len(r.Route) != 1 {
+			v.err(at+".route", fmt.Sprintf("%d destinations; TCP connections go to exactly one here", len(r.Route)), "name one destination")
+		}
+		for j, d := range r.Route {
+			v.destination(fmt.Sprintf("%s.route[%d].destination", at, j), d.Destination)
+		}
+	}
+}
+
+func (v *validator) httpRoute(at string, r *networkingv1alpha3.HTTPRoute) {
+	actions := 0
+	for _, set := range []bool{len(r.Route) > 0, r.Redirect != nil, r.DirectResponse != nil, r.Delegate != nil} {
+		if set {
+			actions++
+		}
+	}
+	switch {
+	case actions == 0:
+		v.err(at, "neither route, redirect nor directResponse", "say what to do with the request")
+	case actions > 1:
+		v.err(at, "more than one of route, redirect, directResponse and delegate", "keep one")
+	}
+	v.weights(at, r.Route)
+	for j, d := range r.Route {
+		v.destination(fmt.Sprintf("%s.route[%d].destination", at, j), d.Destination)
+	}
+	for j, m := range r.Match {
+		v.httpMatch(fmt.Sprintf("%s.match[%d]", at, j), m)
+	}
+	if d := r.Redirect; d != nil {
+		switch d.RedirectCode {
+		case 0, 301, 302, 303, 307, 308:
+		default:
+			v.err(at+".redirect.redirectCode", fmt.Sprintf("%d is not a redirect that a proxy gives", d.RedirectCode), "use 301, 302, 303, 307 or 308")
+		}
+		if d.Uri != "" && d.PrefixRewrite != "" {
+			v.err(at+".redirect", "both uri and prefixRewrite", "keep one")
+		}
+	}
+	if d := r.DirectResponse; d != nil && (d.Status < 200 || d.Status > 599) {
+		v.err(at+".directResponse.status", fmt.Sprintf("%d is not a response status", d.Status), "use 200 to 599")
+	}
+	v.duration(at+".timeout", r.Timeout)
+	if t := r.Retries; t != nil {
+		if t.Attempts < 0 {
+			v.err(at+".retries.attempts", fmt.Sprintf("%d is negative", t.Attempts), "use 0 for no retries")
+		}
+		v.duration(at+".retries.perTryTimeout", t.PerTryTimeout)
+		v.duration(at+".retries.backoff", t.Backoff)
+		v.retryOn(at+".retries.retryOn", t.RetryOn)
+	}
+	if w := r.Rewrite; w != nil {
+		if w.UriRegexRewrite != nil {
+			v.regex(at+".rewrite.uriRegexRewrite.match", w.UriRegexRewrite.Match)
+			if w.Uri != "" {
+				v.err(at+".rewrite", "both uri and uriRegexRewrite", "keep one")
+			}
+		}
+	}
+}
+
+func (v *validator) weights(at string, routes []*networkingv1alpha3.HTTPRouteDestination) {
+	total := int32(0)
+	for j, d := range routes {
+		if d.Weight < 0 {
+			v.err(fmt.Sprintf("%s.route[%d].weight", at, j), fmt.Sprintf("%d is negative", d.Weight), "use 0 or more")
+			return
+		}
+		total += d.Weight
+	}
+	if len(routes) > 1 && total == 0 {
+		v.err(at+".route", "no destination has a weight", "give at least one a weight above 0")
+	}
+}
+
+func (v *validator) httpMatch(at string, m *networkingv1alpha3.HTTPMatchRequest) {
+	for _, s := range []struct {
+		name string
+		m    *networkingv1alpha3.StringMatch
+	}{{"uri", m.Uri}, {"scheme", m.Scheme}, {"method", m.Method}, {"authority", m.Authority}} {
+		if s.m != nil {
+			if s.m.MatchType == nil {
+				v.err(at+"."+s.name, "empty", "say exact, prefix or regex")
+			}
+			v.regex(at+"."+s.name+".regex", s.m.GetRegex())
+		}
+	}
+	for _, h := range []struct {
+		name string
+		m    map[string]*networkingv1alpha3.StringMatch
+	}{{"headers", m.Headers}, {"withoutHeaders", m.WithoutHeaders}, {"queryParams", m.QueryParams}} {
+		for k, s := range h.m {
+			field := fmt.Sprintf("%s.%s[%s]", at, h.name, k)
+			if strings.HasPrefix(k, "@request.auth.claims") {
+				v.err(field, "matching by JWT claims is not supported", "match by a header")
+			}
+			if s.GetRegex() != "*" {
+				v.regex(field+".regex", s.GetRegex())
+			}
+		}
+	}
+	if m.StatPrefix != "" {
+		v.err(at+".statPrefix", "field statPrefix is not supported", "remove it")
+	}
+}
+
+// retryWords are what a proxy understands in retryOn, beside status codes.
+var retryWords = map[string]bool{
+	"5xx": true, "gateway-error": true, "reset": true, "reset-before-request": true, "connect-failure": true, "envoy-ratelimited": true,
+	"retriable-4xx": true, "refused-stream": true, "retriable-status-codes": true, "retriable-headers": true, "http3-post-connect-failure": true,
+	"cancelled": true, "deadline-exceeded": true, "internal": true, "resource-exhausted": true, "unavailable": true,
+}
+
+func (v *validator) retryOn(field, value string) {
+	for w := range strings.SplitSeq(value, ",") {
+		w = strings.TrimSpace(w)
+		var code int
+		if _, err := fmt.Sscanf(w, "%d", &code); err == nil && http.StatusText(code) != "" || w == "" || retryWords[w] {
+			continue
+		}
+		v.err(field, fmt.Sprintf("%q is not a condition to retry on", w), didYouMean(w, keys(retryWords)))
+	}
+}
+
+func (v *validator) destination(at string, d *networkingv1alpha3.Destination) {
+	if d.GetHost() == "" {
+		v.err(at+".host", "no host", "name the service")
+		return
+	}
+	v.host(at+".host", d.Host, false)
+	if d.GetPort().GetNumber() > 65535 {
+		v.err(at+".port.number", fmt.Sprintf("%d is not a port", d.Port.Number), "use 1 to 65535")
+	}
+}
+
+func (v *validator) destinationRule(s *networkingv1alpha3.DestinationRule) {
+	if s.Host == "" {
+		v.err("spec.host", "no host", "name the service")
+	} else {
+		v.host("spec.host", s.Host, true)
+	}
+	v.exportTo(s.ExportTo)
+	v.policy("spec.trafficPolicy", s.TrafficPolicy)
+	seen := map[string]bool{}
+	for i, sub := range s.Subsets {
+		at := fmt.Sprintf("spec.subsets[%d]", i)
+		switch {
+		case sub.Name == "":
+			v.err(at+".name", "no name", "name the subset")
+		case seen[sub.Name]:
+			v.err(at+".name", fmt.Sprintf("subset %q is there twice", sub.Name), "give it another name")
+		default:
+			for _, msg := range validation.IsDNS1123Label(sub.Name) {
+				v.err(at+".name", fmt.Sprintf("%q: %s", sub.Name, msg), "use lower-case letters, digits and dashes")
+			}
+		}
+		seen[sub.Name] = true
+		v.policy(at+".trafficPolicy", sub.TrafficPolicy)
+	}
+}
+
+func (v *validator) policy(at string, p *networkingv1alpha3.TrafficPolicy) {
+	if p == nil {
+		return
+	}
+	v.settings(at, p.LoadBalancer, p.ConnectionPool, p.Tls)
+	for i, pl := range p.PortLevelSettings {
+		pat := fmt.Sprintf("%s.portLevelSettings[%d]", at, i)
+		if pl.GetPort().GetNumber() == 0 {
+			v.err(pat+".port.number", "no port", "name the service's port")
+		}
+		v.settings(pat, pl.LoadBalancer, pl.ConnectionPool, pl.Tls)
+	}
+}
+
+func (v *validator) settings(at string, lb *networkingv1alpha3.LoadBalancerSettings, cp *networkingv1alpha3.ConnectionPoolSettings, tls *networkingv1alpha3.ClientTLSSettings) {
+	//nolint:staticcheck // the old name is what this warns about
+	if lb.GetSimple() == networkingv1alpha3.LoadBalancerSettings_LEAST_CONN {
+		v.warn(at+".loadBalancer.simple", "LEAST_CONN is the old name of LEAST_REQUEST", "say LEAST_REQUEST")
+	}
+	v.duration(at+".connectionPool.tcp.connectTimeout", cp.GetTcp().GetConnectTimeout())
+	for _, n := range []struct {
+		name string
+		n    int32
+	}{
+		{"tcp.maxConnections", cp.GetTcp().GetMaxConnections()},
+		{"http.http1MaxPendingRequests", cp.GetHttp().GetHttp1MaxPendingRequests()},
+		{"http.http2MaxRequests", cp.GetHttp().GetHttp2MaxRequests()},
+		{"http.maxRequestsPerConnection", cp.GetHttp().GetMaxRequestsPerConnection()},
+		{"http.maxRetries", cp.GetHttp().GetMaxRetries()},
+	} {
+		if n.n < 0 {
+			v.err(at+".connectionPool."+n.name, fmt.Sprintf("%d is negative", n.n), "use 0 for no limit")
+		}
+	}
+	if tls != nil {
+		switch tls.Mode {
+		case networkingv1alpha3.ClientTLSSettings_DISABLE, networkingv1alpha3.ClientTLSSettings_ISTIO_MUTUAL:
+		default:
+			v.err(at+".tls.mode", fmt.Sprintf("mode %s is not supported", tls.Mode), "use DISABLE or ISTIO_MUTUAL")
+		}
+	}
+}
+
+func (v *validator) gateway(s *networkingv1alpha3.Gateway) {
+	if len(s.Servers) == 0 {
+		v.err("spec.servers", "no server", "add a port and hosts")
+	}
+	for i, srv := range s.Servers {
+		at := fmt.Sprintf("spec.servers[%d]", i)
+		p := srv.GetPort()
+		if p.GetNumber() == 0 || p.GetNumber() > 65535 {
+			v.err(at+".port.number", fmt.Sprintf("%d is not a port", p.GetNumber()), "use 1 to 65535")
+		}
+		switch strings.ToUpper(p.GetProtocol()) {
+		case "HTTP", "HTTP2", "GRPC":
+		case "":
+			v.err(at+".port.protocol", "no protocol", "say HTTP, HTTP2 or GRPC")
+		default:
+			v.err(at+".port.protocol", fmt.Sprintf("protocol %s is not supported", p.Protocol), "use HTTP, HTTP2 or GRPC")
+		}
+		if len(srv.Hosts) == 0 {
+			v.err(at+".hosts", "no host", `use "*" for all`)
+		}
+		for j, h := range srv.Hosts {
+			if _, after, ok := strings.Cut(h, "/"); ok {
+				h = after
+			}
+			v.host(fmt.Sprintf("%s.hosts[%d]", at, j), h, true)
+		}
+	}
+}
+
+func (v *validator) host(field, h string, wildcard bool) {
+	name, ok := strings.CutPrefix(h, "*")
+	switch {
+	case ok && !wildcard:
+		v.err(field, fmt.Sprintf("%q: a wildcard is no destination", h), "name one service")
+		return
+	case ok && (name == "" || strings.HasPrefix(name, ".") || strings.HasPrefix(name, "-")):
+		name = strings.TrimLeft(name, ".-")
+		if name == "" {
+			return
+		}
+	}
+	for _, msg := range validation.IsDNS1123Subdomain(strings.ToLower(name)) {
+		v.err(field, fmt.Sprintf("%q is not a host name: %s", h, msg), "use a service's name or a DNS name")
+	}
+}
+
+func (v *validator) exportTo(list []string) {
+	for i, e := range list {
+		if e != "*" && e != "." && e != "~" && len(validation.IsDNS1123Label(e)) > 0 {
+			v.err(fmt.Sprintf("spec.exportTo[%d]", i), fmt.Sprintf("%q is not a namespace", e), `use ".", "*" or a namespace`)
+		}
+	}
+}
+
+func (v *validator) duration(field string, d *durationpb.Duration) {
+	if d != nil && d.AsDuration() < 0 {
+		v.err(field, fmt.Sprintf("%v is negative", d.AsDuration()), "use a duration such as 2s")
+	}
+}
+
+func (v *validator) regex(field, r string) {
+	if r == "" {
+		return
+	}
+	if _, err := regexp.Compile(r); err != nil {
+		v.err(field, fmt.Sprintf("%q is not a regular expression: %v", r, err), "use RE2 syntax")
+	}
+}

@@ -18,12 +18,14 @@ type servicePort struct {
 	port model.Port
 }
 
-// vhostKey is all that a virtual host without rules depends on.
+// vhostKey is all that a virtual host depends on. A rule reads the services that it leads to, and the scope's labels.
 type vhostKey struct {
-	svc       *model.Service
-	port      uint32
-	namespace string
-	target    uint32
+	host  string
+	port  uint32
+	scope scope
+	svc   *model.Service
+	rule  *model.VirtualService
+	world uint64 // ServicesAt
 }
 
 // routeKey names a route configuration of a scope.
@@ -123,11 +125,7 @@ func (o *outbound) portHosts(port uint32) []*routev3.VirtualHost {
 				continue // a wildcard over services is in their own hosts
 			}
 			taken[h] = true
-			domains := []string{h}
-			hosts = append(hosts, &routev3.VirtualHost{
-				Name: fmt.Sprintf("%s:%d", h, port), Domains: domains, IncludeRequestAttemptCount: true,
-				Routes: o.httpRoutes(vs, "mesh", port, false),
-			})
+			hosts = append(hosts, o.virtualHost(vhostKey{host: h, port: port, rule: vs}, []string{h}))
 		}
 	}
 	return hosts
@@ -136,23 +134,28 @@ func (o *outbound) portHosts(port uint32) []*routev3.VirtualHost {
 func (o *outbound) serviceHosts(of []servicePort, port uint32) []*routev3.VirtualHost {
 	var out []*routev3.VirtualHost
 	for _, sp := range of {
-		domains := o.domains(sp.svc)
-		if vs := o.ruleFor(sp.svc.Hostname); vs != nil {
-			out = append(out, &routev3.VirtualHost{
-				Name: fmt.Sprintf("%s:%d", sp.svc.Hostname, port), Domains: domains, IncludeRequestAttemptCount: true,
-				Routes: o.httpRoutes(vs, "mesh", port, false),
-			})
-			continue
-		}
-		h, _ := o.t.vhosts.get(o.s.Sequence, vhostKey{svc: sp.svc, port: port, namespace: o.scope.namespace}, func() (*routev3.VirtualHost, error) {
-			return &routev3.VirtualHost{
-				Name: fmt.Sprintf("%s:%d", sp.svc.Hostname, port), Domains: domains, IncludeRequestAttemptCount: true,
-				Routes: []*routev3.Route{defaultRoute(sp.svc.Hostname, port)},
-			}, nil
-		})
-		out = append(out, h)
+		k := vhostKey{host: sp.svc.Hostname, port: port, svc: sp.svc, rule: o.ruleFor(sp.svc.Hostname)}
+		out = append(out, o.virtualHost(k, o.domains(sp.svc)))
 	}
 	return out
+}
+
+// virtualHost makes a host with its rule's routes, or with the one to the service of that name.
+func (o *outbound) virtualHost(k vhostKey, domains []string) *routev3.VirtualHost {
+	k.scope = o.scope
+	if k.rule != nil {
+		k.world = o.s.ServicesAt
+	}
+	h, _ := o.t.vhosts.get(o.s.Sequence, k, func() (*routev3.VirtualHost, error) {
+		h := &routev3.VirtualHost{Name: fmt.Sprintf("%s:%d", k.host, k.port), Domains: domains, IncludeRequestAttemptCount: true}
+		if k.rule != nil {
+			h.Routes = o.httpRoutes(k.rule, "mesh", k.port, false)
+		} else {
+			h.Routes = []*routev3.Route{defaultRoute(k.host, k.port)}
+		}
+		return h, nil
+	})
+	return h
 }
 
 // ruleFor is the VirtualService that sidecars obey for a host: an exact host before a wildcard, the longest wildcard

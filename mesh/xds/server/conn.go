@@ -334,23 +334,24 @@ func (c *conn) push(typ int, remove bool) error {
 	t := &c.types[typ]
 	first := t.last == ""
 	changed, gone := c.changes(typ)
+	var removed []string
 	for _, n := range slices.Sorted(maps.Keys(t.must)) {
 		if slices.ContainsFunc(changed, func(r *xds.Resource) bool { return r.Name == n }) {
 			continue
 		}
 		if r := c.get(typ, n); r != nil {
 			changed = append(changed, r)
-		} else if !slices.ContainsFunc(gone, func(l leftover) bool { return l.name == n }) {
-			gone = append(gone, leftover{name: n}) // asked for by name and not there: say so
+		} else {
+			removed = append(removed, n) // asked for by name and not there: say so
 		}
 	}
-	missing := len(t.must) > 0
 	t.synced, t.initial = c.parts, nil
 	clear(t.must)
-	t.late = append(slices.DeleteFunc(t.late, func(l leftover) bool { return c.get(typ, l.name) != nil || !t.wants(l.name) }), gone...)
+	t.late = append(slices.DeleteFunc(t.late, func(l leftover) bool {
+		return c.get(typ, l.name) != nil || !t.wants(l.name) || slices.Contains(removed, l.name)
+	}), gone...)
 
-	var removed []string
-	if remove || typ == lds || missing {
+	if remove || typ == lds {
 		for _, l := range t.late {
 			removed = append(removed, l.name)
 		}

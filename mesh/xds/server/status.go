@@ -57,21 +57,28 @@ func (s *Server) Push(object model.Key, generation int64) status.Push {
 		return out
 	}
 	out.Snapshot, out.BuiltAt = at.seq, at.builtAt
+	out.Proxies = s.PushOf(at.seq)
+	return out
+}
+
+// PushOf tells how far a snapshot has come with every connected proxy.
+func (s *Server) PushOf(seq uint64) []status.ProxyPush {
+	out := []status.ProxyPush{}
 	for _, c := range s.connections() {
 		p := status.ProxyPush{Proxy: c.view.ID, Type: string(c.view.Type)}
 		c.status.mu.Lock()
-		p.Sent = c.status.computed >= at.seq
+		p.Sent = c.status.computed >= seq
 		for _, a := range c.status.acks {
-			if a.seq >= at.seq {
+			if a.seq >= seq {
 				p.Acked, p.AckedAt = true, a.at
 				break
 			}
 		}
-		if !p.Acked && c.status.nackSeq >= at.seq {
+		if !p.Acked && c.status.nackSeq >= seq {
 			p.Nack = c.status.nack
 		}
 		c.status.mu.Unlock()
-		out.Proxies = append(out.Proxies, p)
+		out = append(out, p)
 	}
 	return out
 }

@@ -8,9 +8,12 @@ import (
 	"github.com/containerd/containerd/v2/cmd/containerd/command"
 
 	_ "github.com/containerd/containerd/v2/cmd/containerd/builtins"
+
+	"github.com/meshproof/meshproof/clusters/local/node/internal/trim"
 )
 
 func main() {
+	trim.Start()
 	if err := command.App().Run(os.Args); err != nil {
 		fmt.Fprintln(os.Stderr, "containerd:", err)
 		os.Exit(1)

@@ -12,10 +12,13 @@ import (
 	_ "github.com/coredns/coredns/plugin/loop"
 	_ "github.com/coredns/coredns/plugin/ready"
 	_ "github.com/coredns/coredns/plugin/reload"
+
+	"github.com/meshproof/meshproof/clusters/local/node/internal/trim"
 )
 
 // Directives order the handlers of a server block; upstream's list also names plugins that are not linked here.
 func main() {
+	trim.Start()
 	dnsserver.Directives = []string{"reload", "errors", "health", "ready", "loop", "cache", "kubernetes"}
 	coremain.Run()
 }

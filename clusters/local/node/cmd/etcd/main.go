@@ -5,6 +5,11 @@ import (
 	"os"
 
 	"go.etcd.io/etcd/server/v3/etcdmain"
+
+	"github.com/meshproof/meshproof/clusters/local/node/internal/trim"
 )
 
-func main() { etcdmain.Main(os.Args) }
+func main() {
+	trim.Start()
+	etcdmain.Main(os.Args)
+}

@@ -9,6 +9,11 @@ import (
 	_ "k8s.io/component-base/metrics/prometheus/clientgo"
 	_ "k8s.io/component-base/metrics/prometheus/version"
 	"k8s.io/kubernetes/cmd/kube-apiserver/app"
+
+	"github.com/meshproof/meshproof/clusters/local/node/internal/trim"
 )
 
-func main() { os.Exit(cli.Run(app.NewAPIServerCommand())) }
+func main() {
+	trim.Start()
+	os.Exit(cli.Run(app.NewAPIServerCommand()))
+}

@@ -10,7 +10,12 @@ import (
 	_ "k8s.io/component-base/metrics/prometheus/clientgo"
 	_ "k8s.io/component-base/metrics/prometheus/version"
 	"k8s.io/kubernetes/cmd/kubelet/app"
+
+	"github.com/meshproof/meshproof/clusters/local/node/internal/trim"
 )
 
 // The command installs its own signal handlers: a second SetupSignalContext would panic.
-func main() { os.Exit(cli.Run(app.NewKubeletCommand(context.Background()))) }
+func main() {
+	trim.Start()
+	os.Exit(cli.Run(app.NewKubeletCommand(context.Background())))
+}

@@ -1,0 +1,272 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/meshproof/meshproof/clusters"
+	"github.com/meshproof/meshproof/scenarios/env"
+	"github.com/meshproof/meshproof/scenarios/lab"
+)
+
+// teardownBudget bounds what is done after an interruption.
+const teardownBudget = 60 * time.Second
+
+// labFlags are the flags that say which lab is meant and what differs from its file.
+type labFlags struct {
+	file, name, mesh, profile string
+}
+
+func (f *labFlags) add(c *cobra.Command) {
+	c.Flags().StringVarP(&f.file, "file", "f", "", "lab file; without one, a lab of one node with the bundled mesh")
+	c.Flags().StringVar(&f.name, "lab", "", "name of the lab, instead of the file's")
+	c.Flags().StringVar(&f.mesh, "mesh", "", "mesh driver: bundled or none; the lab file's if not given")
+	c.Flags().StringVar(&f.profile, "profile", "", "quick, nightly or soak; the lab file's if not given")
+	_ = c.RegisterFlagCompletionFunc("mesh", words(lab.Drivers()...))
+	_ = c.RegisterFlagCompletionFunc("profile", words(lab.Profiles()...))
+	_ = c.MarkFlagFilename("file", "yaml", "yml")
+}
+
+// read returns the lab that the flags describe. Errors are about input: nothing was created.
+func (f *labFlags) read(a *app) (*lab.Lab, error) {
+	l := lab.Default()
+	if f.file != "" {
+		data, err := os.ReadFile(f.file)
+		if err != nil {
+			return nil, usage("%w\nnothing was created", err)
+		}
+		if l, err = lab.Parse(f.file, data); err != nil {
+			return nil, usage("%w\nnothing was created", err)
+		}
+	}
+	l = l.Clone()
+	if f.name != "" {
+		if err := lab.CheckName(f.name); err != nil {
+			return nil, usage("--lab: %w\nnothing was created", err)
+		}
+		l.Name = f.name
+	}
+	for _, o := range []struct {
+		flag, value string
+		allowed     []string
+		set         func(string)
+	}{
+		{"mesh", f.mesh, lab.Drivers(), func(v string) { l.Mesh.Driver = v }},
+		{"profile", f.profile, lab.Profiles(), func(v string) { l.Profile = lab.Profile(v) }},
+		{"cluster", a.provider, lab.Providers(), func(v string) { l.Provider = v }},
+	} {
+		if o.value == "" {
+			continue
+		}
+		if err := oneOf(o.flag, o.value, o.allowed); err != nil {
+			return nil, err
+		}
+		o.set(o.value)
+	}
+	return l, nil
+}
+
+func oneOf(flag, value string, allowed []string) error {
+	for _, v := range allowed {
+		if v == value {
+			return nil
+		}
+	}
+	near := ""
+	if n := lab.Nearest(value, allowed); n != "" {
+		near = fmt.Sprintf("; did you mean %q?", n)
+	}
+	return usage("--%s: %q is not one of %s%s\nnothing was created", flag, value, strings.Join(allowed, ", "), near)
+}
+
+func (a *app) upCommand() *cobra.Command {
+	var f labFlags
+	c := &cobra.Command{
+		Use:   "up",
+		Short: "Bring up a lab and leave it running",
+		Long: `Up makes the lab that a file describes: clusters, mesh and apps. It returns when every node is
+Ready, the mesh serves and every pod runs. Doing it twice is harmless.`,
+		Example: "  meshproof up\n  meshproof up -f lab.yaml --mesh none\n  kubectl --kubeconfig $(meshproof status -o json | jq -r '.[0].kubeconfigs[0]') get pods -A",
+		Args:    noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			l, err := f.read(a)
+			if err != nil {
+				return err
+			}
+			provider, err := a.newProvider(l.Provider)
+			if err != nil {
+				return err
+			}
+			p := a.progress()
+			defer p.close()
+			e, err := env.Up(cmd.Context(), a.envOptions(provider, l, p.event))
+			if err != nil {
+				p.fail()
+				p.close()
+				return coded(codeSetup, err)
+			}
+			p.close()
+			for _, cl := range e.Lab.Clusters() {
+				fmt.Fprintf(a.Out, "kubectl --kubeconfig %s get pods -A\n", cl.Kubeconfig())
+			}
+			return nil
+		},
+	}
+	f.add(c)
+	return c
+}
+
+func (a *app) downCommand() *cobra.Command {
+	var all bool
+	c := &cobra.Command{
+		Use:   "down [LAB...]",
+		Short: "Take labs down and remove all they left",
+		Long: `Down removes every process, namespace, mount and folder of a lab, also after a crash, and says so
+if something is left. Without a name it takes the default lab. Doing it twice is harmless.`,
+		Example:           "  meshproof down\n  meshproof down one two\n  meshproof down --all",
+		ValidArgsFunction: a.completeLabs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			provider, err := a.newProvider(a.provider)
+			if err != nil {
+				return err
+			}
+			switch {
+			case all && len(args) > 0:
+				return usage("%s: give names or --all, not both", cmd.CommandPath())
+			case all:
+				list, err := provider.List(cmd.Context())
+				if err != nil {
+					return failed(err)
+				}
+				for _, s := range list {
+					args = append(args, s.Lab)
+				}
+			case len(args) == 0:
+				args = []string{lab.Default().Name}
+			}
+			var errs []error
+			for _, name := range args {
+				if err := lab.CheckName(name); err != nil {
+					return usage("lab %w", err)
+				}
+				start := time.Now()
+				if err := provider.Down(cmd.Context(), name); err != nil {
+					errs = append(errs, err)
+					continue
+				}
+				fmt.Fprintf(a.Err, " %s %-10s nothing is left of it  %s\n", a.marks().ok(), name, seconds(time.Since(start)))
+			}
+			return failed(errors.Join(errs...))
+		},
+	}
+	c.Flags().BoolVar(&all, "all", false, "every lab of the provider")
+	return c
+}
+
+// labStatus is a row of `meshproof status`.
+type labStatus struct {
+	clusters.Status
+	Kubeconfigs []string `json:"kubeconfigs,omitempty"`
+}
+
+func (a *app) statusCommand() *cobra.Command {
+	return a.outputFlag(&cobra.Command{
+		Use:     "status",
+		Short:   "List the labs on this host",
+		Example: "  meshproof status\n  meshproof status -o json",
+		Args:    noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			provider, err := a.newProvider(a.provider)
+			if err != nil {
+				return err
+			}
+			list, err := provider.List(cmd.Context())
+			if err != nil {
+				return failed(err)
+			}
+			rows := make([]labStatus, 0, len(list))
+			for _, s := range list {
+				r := labStatus{Status: s}
+				if opened, err := provider.Open(cmd.Context(), s.Lab); err == nil {
+					for _, c := range opened.Clusters() {
+						r.Kubeconfigs = append(r.Kubeconfigs, c.Kubeconfig())
+					}
+				}
+				rows = append(rows, r)
+			}
+			return a.print(rows, func(w io.Writer) error {
+				if len(rows) == 0 {
+					_, err := fmt.Fprintln(w, "no labs; make one with: meshproof up")
+					return err
+				}
+				var cells [][]string
+				for _, r := range rows {
+					age := "-"
+					if !r.Created.IsZero() {
+						age = time.Since(r.Created).Round(time.Second).String()
+					}
+					cells = append(cells, []string{
+						r.Lab, r.Provider, r.State, strings.Join(r.Clusters, ","), age, strings.Join(r.Kubeconfigs, ","), r.Detail,
+					})
+				}
+				return columns(w, []string{"LAB", "PROVIDER", "STATE", "CLUSTERS", "AGE", "KUBECONFIG", "DETAIL"}, cells)
+			})
+		},
+	})
+}
+
+func (a *app) completeLabs(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+	provider, err := a.newProvider(a.provider)
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveError
+	}
+	list, err := provider.List(cmd.Context())
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveError
+	}
+	var names []string
+	for _, s := range list {
+		names = append(names, s.Lab)
+	}
+	return names, cobra.ShellCompDirectiveNoFileComp
+}
+
+// open attaches to the lab that a verb works on: the named one, or the only one there is.
+func (a *app) open(ctx context.Context, name string) (clusters.Lab, error) {
+	provider, err := a.newProvider(a.provider)
+	if err != nil {
+		return nil, err
+	}
+	if name == "" {
+		list, err := provider.List(ctx)
+		if err != nil {
+			return nil, failed(err)
+		}
+		switch len(list) {
+		case 0:
+			return nil, coded(codeSetup, errors.New("no lab is up; make one with: meshproof up"))
+		case 1:
+			name = list[0].Lab
+		default:
+			var names []string
+			for _, s := range list {
+				names = append(names, s.Lab)
+			}
+			return nil, usage("several labs are up (%s); choose one with --lab", strings.Join(names, ", "))
+		}
+	}
+	l, err := provider.Open(ctx, name)
+	if errors.Is(err, clusters.ErrNotFound) {
+		return nil, coded(codeSetup, fmt.Errorf("lab %q is not up; make it with: meshproof up --lab %s", name, name))
+	}
+	return l, failed(err)
+}
+
+func trimRight(s string) string { return strings.TrimRight(s, " ") }

@@ -1,0 +1,329 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/meshproof/meshproof/cmd/internal/version"
+	"github.com/meshproof/meshproof/mesh/install"
+	"github.com/meshproof/meshproof/mesh/status"
+	"github.com/meshproof/meshproof/scenarios/env"
+	"github.com/meshproof/meshproof/scenarios/lab"
+	"github.com/meshproof/meshproof/scenarios/workload"
+)
+
+// meshFlags say which cluster a mesh verb works on.
+type meshFlags struct {
+	lab, cluster, kubeconfig, context string
+}
+
+func (a *app) meshCommand() *cobra.Command {
+	c := group(&cobra.Command{
+		Use:   "mesh",
+		Short: "Install a mesh and look into it",
+		Long: `The mesh verbs work on a lab that is up (--lab, or the only one), or on any cluster by
+--kubeconfig or $KUBECONFIG.`,
+		Example: "  meshproof mesh proxy-status\n  meshproof mesh proxy-config routes productpage-v1-abc.bookinfo",
+	})
+	var f meshFlags
+	p := c.PersistentFlags()
+	p.StringVar(&f.lab, "lab", "", "lab to work on; the only one that is up if not given")
+	p.StringVar(&f.cluster, "in", "", "cluster of the lab; its first if not given")
+	p.StringVar(&f.kubeconfig, "kubeconfig", "", "kubeconfig of a cluster, instead of a lab")
+	p.StringVar(&f.context, "context", "", "context of the kubeconfig")
+	_ = c.RegisterFlagCompletionFunc("lab", a.completeLabs)
+	_ = c.MarkPersistentFlagFilename("kubeconfig")
+	c.AddCommand(a.meshInstall(&f), a.meshUninstall(&f), a.meshVersion(&f), a.proxyStatus(&f), a.proxyConfig(&f))
+	return c
+}
+
+func (a *app) restConfig(ctx context.Context, f *meshFlags) (*rest.Config, error) {
+	if f.lab == "" && (f.kubeconfig != "" || a.Env("KUBECONFIG") != "") {
+		rules := &clientcmd.ClientConfigLoadingRules{ExplicitPath: f.kubeconfig}
+		if f.kubeconfig == "" {
+			rules.Precedence = strings.Split(a.Env("KUBECONFIG"), ":")
+		}
+		cfg, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &clientcmd.ConfigOverrides{CurrentContext: f.context}).ClientConfig()
+		if err != nil {
+			return nil, usage("kubeconfig: %w", err)
+		}
+		return cfg, nil
+	}
+	l, err := a.open(ctx, f.lab)
+	if err != nil {
+		return nil, err
+	}
+	cl, err := pickCluster(l, f.cluster)
+	if err != nil {
+		return nil, err
+	}
+	cfg, err := cl.RESTConfig()
+	return cfg, failed(err)
+}
+
+func (a *app) client(ctx context.Context, f *meshFlags) (*workload.Client, error) {
+	cfg, err := a.restConfig(ctx, f)
+	if err != nil {
+		return nil, err
+	}
+	c, err := workload.NewClient(cfg)
+	return c, failed(err)
+}
+
+// installBudget bounds what install and uninstall wait for.
+const installBudget = 3 * time.Minute
+
+// installFlags are the flags of install and uninstall.
+func installFlags(c *cobra.Command, driver, revision, tag *string) {
+	c.Flags().StringVar(driver, "mesh", "bundled", "mesh driver: bundled")
+	c.Flags().StringVar(revision, "revision", "default", "revision: a DNS label, such as 1-20-1")
+	if tag != nil {
+		*tag = version.Version
+		c.Flags().StringVar(tag, "tag", version.Version, "tag of the images")
+	}
+	_ = c.RegisterFlagCompletionFunc("mesh", words("bundled"))
+}
+
+func (a *app) meshInstall(f *meshFlags) *cobra.Command {
+	var driver, revision, tag string
+	c := &cobra.Command{
+		Use:     "install",
+		Short:   "Install control plane, injector and ingress gateway",
+		Example: "  meshproof mesh install\n  meshproof mesh install --revision canary",
+		Args:    noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.changeMesh(cmd.Context(), f, driver, install.Options{Tag: tag, Revision: revision}, install.Driver.Install)
+		},
+	}
+	installFlags(c, &driver, &revision, &tag)
+	return c
+}
+
+func (a *app) meshUninstall(f *meshFlags) *cobra.Command {
+	var (
+		driver, revision string
+		purge            bool
+	)
+	c := &cobra.Command{
+		Use:     "uninstall",
+		Short:   "Remove a revision of the mesh and all that it made",
+		Example: "  meshproof mesh uninstall\n  meshproof mesh uninstall --purge     # the custom resource definitions too",
+		Args:    noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.changeMesh(cmd.Context(), f, driver, install.Options{Tag: version.Version, Revision: revision, Purge: purge}, install.Driver.Uninstall)
+		},
+	}
+	installFlags(c, &driver, &revision, nil)
+	c.Flags().BoolVar(&purge, "purge", false, "remove the custom resource definitions too, with every object of theirs")
+	return c
+}
+
+func (a *app) changeMesh(ctx context.Context, f *meshFlags, driver string, o install.Options, change func(install.Driver, context.Context, *rest.Config, install.Options) error) error {
+	if err := lab.CheckName(o.Revision); err != nil {
+		return usage("--revision: %w", err)
+	}
+	d, err := install.ByName(driver)
+	if err != nil {
+		return usage("--mesh: %w", err)
+	}
+	cfg, err := a.restConfig(ctx, f)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, installBudget)
+	defer cancel()
+	m := a.marks()
+	o.Progress = func(component, detail string) { fmt.Fprintf(a.Err, " %s %-16s %s\n", m.ok(), component, detail) }
+	return failed(change(d, ctx, cfg, o))
+}
+
+// controlPlanes asks every control plane of the cluster, through port-forwards.
+func controlPlanes(ctx context.Context, c *workload.Client, ask func(base, revision string) error) error {
+	pods, err := c.Kube.CoreV1().Pods(env.MeshNamespace).List(ctx, metav1.ListOptions{LabelSelector: "app=istiod"})
+	if err != nil {
+		return failed(fmt.Errorf("control planes: %w", err))
+	}
+	asked := 0
+	for _, p := range pods.Items {
+		if p.DeletionTimestamp != nil || p.Status.Phase != "Running" {
+			continue
+		}
+		addr, stop, err := c.PortForward(ctx, p.Namespace, p.Name, 15014)
+		if err != nil {
+			return failed(err)
+		}
+		err = ask("http://"+addr, p.Labels["istio.io/rev"])
+		stop()
+		if err != nil {
+			return failed(err)
+		}
+		asked++
+	}
+	if asked == 0 {
+		return failed(fmt.Errorf("no control plane runs in %s; install one with: meshproof mesh install", env.MeshNamespace))
+	}
+	return nil
+}
+
+func once() *http.Client {
+	return &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+}
+
+type meshVersions struct {
+	Client       string           `json:"client"`
+	ControlPlane []componentCount `json:"controlPlane"`
+	DataPlane    []componentCount `json:"dataPlane"`
+}
+
+type componentCount struct {
+	Version  string `json:"version"`
+	Revision string `json:"revision,omitempty"`
+	Count    int    `json:"count"`
+}
+
+func (a *app) meshVersion(f *meshFlags) *cobra.Command {
+	return a.outputFlag(&cobra.Command{
+		Use:     "version",
+		Short:   "Print the versions of client, control planes and proxies",
+		Example: "  meshproof mesh version",
+		Args:    noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := a.client(cmd.Context(), f)
+			if err != nil {
+				return err
+			}
+			v := meshVersions{Client: version.Version}
+			proxies := map[string]int{}
+			err = controlPlanes(cmd.Context(), c, func(base, revision string) error {
+				said, err := istiodVersion(cmd.Context(), base)
+				if err != nil {
+					return err
+				}
+				v.ControlPlane = append(v.ControlPlane, componentCount{Version: said, Revision: revision, Count: 1})
+				list, err := status.Syncz(cmd.Context(), once(), base)
+				for _, p := range list {
+					proxies[proxyVersion(p)]++
+				}
+				return err
+			})
+			if err != nil {
+				return err
+			}
+			for ver, n := range proxies {
+				v.DataPlane = append(v.DataPlane, componentCount{Version: ver, Count: n})
+			}
+			slices.SortFunc(v.DataPlane, func(x, y componentCount) int { return strings.Compare(x.Version, y.Version) })
+			return a.print(v, func(w io.Writer) error {
+				_, err := fmt.Fprintf(w, "client version: %s\n", v.Client)
+				for _, p := range v.ControlPlane {
+					fmt.Fprintf(w, "control plane version: %s (revision %s)\n", p.Version, p.Revision)
+				}
+				for _, p := range v.DataPlane {
+					fmt.Fprintf(w, "data plane version: %s (%d proxies)\n", p.Version, p.Count)
+				}
+				if len(v.DataPlane) == 0 {
+					fmt.Fprintln(w, "data plane version: none")
+				}
+				return err
+			})
+		},
+	})
+}
+
+func proxyVersion(p status.Proxy) string {
+	if p.ProxyVersion != "" {
+		return p.ProxyVersion
+	}
+	if p.IstioVersion != "" {
+		return p.IstioVersion
+	}
+	return "unknown"
+}
+
+// istiodVersion reads /version, which is JSON with a version field or plain text.
+func istiodVersion(ctx context.Context, base string) (string, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, base+"/version", nil)
+	if err != nil {
+		return "", err
+	}
+	resp, err := once().Do(req)
+	if err != nil {
+		return "", fmt.Errorf("control plane: %w", err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
+	if err != nil || resp.StatusCode != http.StatusOK {
+		return "", fmt.Errorf("control plane: GET /version: %s: %w", resp.Status, errors.Join(err, errors.New(strings.TrimSpace(string(body)))))
+	}
+	var v struct {
+		Version string `json:"version"`
+	}
+	if json.Unmarshal(body, &v) == nil && v.Version != "" {
+		return v.Version, nil
+	}
+	return strings.TrimSpace(string(body)), nil
+}
+
+func (a *app) proxyStatus(f *meshFlags) *cobra.Command {
+	return a.outputFlag(&cobra.Command{
+		Use:     "proxy-status [POD[.NAMESPACE]]",
+		Aliases: []string{"ps"},
+		Short:   "List every proxy and whether it has acknowledged its configuration",
+		Example: "  meshproof mesh proxy-status\n  meshproof mesh proxy-status loadagent",
+		Args:    cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := a.client(cmd.Context(), f)
+			if err != nil {
+				return err
+			}
+			list := []status.Proxy{}
+			err = controlPlanes(cmd.Context(), c, func(base, _ string) error {
+				got, err := status.Syncz(cmd.Context(), once(), base)
+				for _, p := range got {
+					if len(args) == 0 || strings.HasPrefix(p.Proxy, args[0]) {
+						list = append(list, p)
+					}
+				}
+				return err
+			})
+			if err != nil {
+				return err
+			}
+			if len(args) == 1 && len(list) == 0 {
+				return usage("no proxy whose name begins with %q is connected", args[0])
+			}
+			slices.SortFunc(list, func(x, y status.Proxy) int { return strings.Compare(x.Proxy, y.Proxy) })
+			return a.print(list, func(w io.Writer) error {
+				var rows [][]string
+				for _, p := range list {
+					rows = append(rows, []string{
+						p.Proxy, p.ClusterID, status.State(p.ClusterSent, p.ClusterAcked), status.State(p.ListenerSent, p.ListenerAcked),
+						status.State(p.EndpointSent, p.EndpointAcked), status.State(p.RouteSent, p.RouteAcked), "NOT SENT",
+						p.Identifier, proxyVersion(p),
+					})
+				}
+				if err := columns(w, []string{"NAME", "CLUSTER", "CDS", "LDS", "EDS", "RDS", "ECDS", "ISTIOD", "VERSION"}, rows); err != nil {
+					return err
+				}
+				for _, p := range list {
+					if p.LastError != "" {
+						fmt.Fprintf(w, "%s refused: %s\n", p.Proxy, p.LastError)
+					}
+				}
+				return nil
+			})
+		},
+	})
+}

@@ -1,0 +1,248 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/meshproof/meshproof/clusters"
+	"github.com/meshproof/meshproof/cmd/internal/version"
+	"github.com/meshproof/meshproof/reports/verdict"
+	"github.com/meshproof/meshproof/scenarios/catalog"
+	"github.com/meshproof/meshproof/scenarios/env"
+	"github.com/meshproof/meshproof/scenarios/lab"
+	"github.com/meshproof/meshproof/scenarios/record"
+	"github.com/meshproof/meshproof/scenarios/session"
+)
+
+// envOptions is what a lab is brought up with.
+func (a *app) envOptions(p clusters.Provider, l *lab.Lab, progress clusters.Progress) env.Options {
+	return env.Options{
+		Lab: l, Provider: p, Bin: filepath.Dir(a.Self), Cache: a.cache(), Version: version.Version, Progress: progress,
+	}
+}
+
+func (a *app) runCommand() *cobra.Command {
+	var (
+		f    labFlags
+		keep bool
+		dir  string
+		seed uint64
+	)
+	c := &cobra.Command{
+		Use:   "run [SCENARIO...]",
+		Short: "Run scenarios: bring a lab up, prove, report, and take it down again",
+		Long: `Run brings up what is missing, carries the scenarios out under load, prints a verdict for each
+claim and writes a report. A lab that was up before stays up; one that run made is taken down
+again, unless --keep.
+
+Scenarios are chosen by regular expressions that match a whole ID; a leading "!" leaves those
+out that match. Without any, all run.`,
+		Example:           "  meshproof run canary\n  meshproof run canary --mesh none        # negative control: must fail\n  meshproof run '!canary' --profile nightly\n  meshproof run -f lab.yaml --keep --report /tmp/report",
+		ValidArgsFunction: completeScenarios,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			scenarios, err := catalog.Select(catalog.All(), args)
+			if err != nil {
+				return usage("%s: %w\nnothing was created", cmd.CommandPath(), err)
+			}
+			l, err := f.read(a)
+			if err != nil {
+				return err
+			}
+			for _, s := range scenarios {
+				for _, app := range s.Apps {
+					if !contains(l.Apps, app) {
+						return usage("%s: scenario %s needs the app %q, which lab %q does not have; add it to apps\nnothing was created", cmd.CommandPath(), s.ID, app, l.Name)
+					}
+				}
+			}
+			provider, err := a.newProvider(l.Provider)
+			if err != nil {
+				return err
+			}
+			if !cmd.Flags().Changed("seed") {
+				seed = rand.Uint64N(1 << 32)
+			}
+			return a.run(cmd.Context(), session.Options{
+				Scenarios: scenarios, Dir: a.reportDir(dir, scenarios), Seed: seed, Keep: keep,
+				Command: rerun(args, f, seed), Env: a.envOptions(provider, l, nil),
+			})
+		},
+	}
+	f.add(c)
+	c.Flags().BoolVar(&keep, "keep", false, "leave the lab up")
+	c.Flags().StringVar(&dir, "report", "", "folder for this run's report (default runs/TIME-SCENARIO, or in $ARTIFACTS)")
+	c.Flags().Uint64Var(&seed, "seed", 0, "seed of whatever is random in a run; a new one if not given")
+	_ = c.MarkFlagDirname("report")
+	return c
+}
+
+func contains(list []string, s string) bool {
+	for _, x := range list {
+		if x == s {
+			return true
+		}
+	}
+	return false
+}
+
+func completeScenarios(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	var ids []string
+	for _, s := range catalog.All() {
+		ids = append(ids, s.ID+"\t"+s.Title)
+	}
+	return ids, cobra.ShellCompDirectiveNoFileComp
+}
+
+// reportDir is the folder of a run: as told, else one by time under ARTIFACTS or runs.
+func (a *app) reportDir(dir string, scenarios []catalog.Scenario) string {
+	if dir != "" {
+		return dir
+	}
+	base := a.Env("ARTIFACTS")
+	if base == "" {
+		base = "runs"
+	}
+	name := scenarios[0].ID
+	if len(scenarios) > 1 {
+		name = fmt.Sprintf("%d-scenarios", len(scenarios))
+	}
+	return filepath.Join(base, time.Now().UTC().Format("2006-01-02T15-04-05")+"-"+name)
+}
+
+// rerun is the command line that repeats a run.
+func rerun(patterns []string, f labFlags, seed uint64) string {
+	words := []string{"meshproof", "run"}
+	for _, p := range patterns {
+		words = append(words, quote(p))
+	}
+	for _, o := range []struct{ flag, value string }{{"-f", f.file}, {"--lab", f.name}, {"--mesh", f.mesh}, {"--profile", f.profile}} {
+		if o.value != "" {
+			words = append(words, o.flag, quote(o.value))
+		}
+	}
+	return strings.Join(append(words, "--seed", fmt.Sprint(seed)), " ")
+}
+
+// quote makes a word safe for a shell.
+func quote(s string) string {
+	if s != "" && !strings.ContainsFunc(s, func(r rune) bool {
+		return !strings.ContainsRune("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./:=,", r)
+	}) {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}
+
+func (a *app) run(ctx context.Context, o session.Options) error {
+	l := o.Env.Lab
+	fmt.Fprintf(a.Err, "%s  lab %s  mesh %s  profile %s  seed %d\n", a.marks().bold("meshproof "+version.Version), l.Name, l.Mesh.Driver, l.Profile, o.Seed)
+	p := a.progress()
+	defer p.close()
+	o.Env.Progress = p.event
+	o.Watch = func(s catalog.Scenario, rec *record.Recorder) func() { return a.watch(p, s, rec) }
+
+	r, err := session.Run(ctx, o)
+	var setup *session.SetupError
+	if errors.As(err, &setup) {
+		p.fail()
+	}
+	p.close()
+	for _, s := range r.Scenarios {
+		a.printVerdict(s)
+	}
+	a.printReport(o.Dir)
+	if ctx.Err() != nil {
+		return &codedError{code: outcomeCode(r, setup != nil), err: errors.Join(errors.New("interrupted"), err)}
+	}
+	if err != nil {
+		return &codedError{code: max(outcomeCode(r, setup != nil), codeFail), err: err}
+	}
+	return coded(outcomeCode(r, false), outcomeError(r))
+}
+
+func outcomeCode(r verdict.Report, setup bool) int {
+	switch {
+	case setup:
+		return codeSetup
+	case r.Outcome == verdict.Fail:
+		return codeFail
+	case r.Outcome == verdict.Inconclusive:
+		return codeInconclusive
+	}
+	return codeOK
+}
+
+// outcomeError is what makes an outcome other than pass an exit code; it prints nothing, since the verdicts said it all.
+func outcomeError(r verdict.Report) error {
+	if code := outcomeCode(r, false); code != codeOK {
+		return &codedError{code: code}
+	}
+	return nil
+}
+
+// printReport names the page of a run, as far as it was written.
+func (a *app) printReport(dir string) {
+	for _, name := range []string{"report.html", "report.json"} {
+		file := filepath.Join(dir, name)
+		if _, err := os.Stat(file); err == nil {
+			fmt.Fprintf(a.Out, "  report  %s\n", file)
+			return
+		}
+	}
+}
+
+// watch shows a scenario while it runs.
+func (a *app) watch(p *progress, s catalog.Scenario, rec *record.Recorder) (done func()) {
+	every := time.Second
+	if !p.live {
+		every = 5 * time.Second // lines stay
+	}
+	show := func(final bool) {
+		now := time.Now()
+		l := rec.Live(now)
+		text := fmt.Sprintf("%-18s %s requests  lost %d", l.Step, verdict.Group(l.Requests), l.Lost)
+		if !final && l.Rate > 0 {
+			text = fmt.Sprintf("%-18s %4.0f req/s  p50 %s p99 %s  lost %d", l.Step, l.Rate, millis(l.P50), millis(l.P99), l.Lost)
+		}
+		if final {
+			text = fmt.Sprintf("%s requests, lost %d", verdict.Group(l.Requests), l.Lost)
+		}
+		p.event(clusters.Event{Phase: s.ID, Detail: text, Done: final})
+	}
+	p.event(clusters.Event{Phase: s.ID, Detail: "starting"})
+	stop, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		t := time.NewTicker(every)
+		defer t.Stop()
+		for {
+			select {
+			case <-stop:
+				return
+			case <-t.C:
+				show(false)
+			}
+		}
+	}()
+	return func() {
+		close(stop)
+		<-ended
+		show(true)
+	}
+}
+
+func millis(d time.Duration) string {
+	ms := float64(d) / float64(time.Millisecond)
+	if ms >= 100 {
+		return fmt.Sprintf("%.0fms", ms)
+	}
+	return fmt.Sprintf("%.1fms", ms)
+}

@@ -1,0 +1,130 @@
+package model
+
+import (
+	"fmt"
+	"strings"
+
+	networkingv1alpha3 "istio.io/api/networking/v1alpha3"
+
+	"github.com/meshproof/meshproof/mesh/objects"
+)
+
+// references finds what valid objects refer to and the mesh does not have. Such objects stay in force: what they refer to
+// may still come.
+func references(s *Snapshot) []ObjectProblem {
+	a := &analysis{s: s}
+	for _, vs := range s.VirtualServices {
+		a.meta = &vs.Meta
+		for i, g := range vs.Spec.Spec.Gateways {
+			a.gateway(fmt.Sprintf("spec.gateways[%d]", i), g)
+		}
+		for i, r := range vs.Spec.Spec.Http {
+			for j, d := range r.Route {
+				a.destination(fmt.Sprintf("spec.http[%d].route[%d].destination", i, j), d.Destination)
+			}
+			for j, m := range r.Match {
+				for k, g := range m.Gateways {
+					a.gateway(fmt.Sprintf("spec.http[%d].match[%d].gateways[%d]", i, j, k), g)
+				}
+			}
+		}
+		for i, r := range vs.Spec.Spec.Tcp {
+			for j, d := range r.Route {
+				a.destination(fmt.Sprintf("spec.tcp[%d].route[%d].destination", i, j), d.Destination)
+			}
+		}
+	}
+	for _, r := range s.DestinationRules {
+		a.meta = &r.Meta
+		if !strings.HasPrefix(r.Host, "*") && s.Service(r.Host) == nil {
+			a.warn("spec.host", fmt.Sprintf("host %q is no service of the mesh", r.Spec.Spec.Host), a.similar(r.Spec.Spec.Host))
+		}
+	}
+	return a.out
+}
+
+type analysis struct {
+	s    *Snapshot
+	meta *Meta
+	out  []ObjectProblem
+}
+
+func (a *analysis) warn(field, message, fix string) {
+	a.out = append(a.out, ObjectProblem{
+		Object: a.meta.Key, Generation: a.meta.Generation, InForce: "this",
+		Problem: objects.Problem{Severity: objects.Warning, Field: field, Message: message, Fix: fix},
+	})
+}
+
+func (a *analysis) gateway(field, name string) {
+	full := ResolveGateway(name, a.meta.Key.Namespace)
+	if full == "mesh" {
+		return
+	}
+	var all []string
+	for _, g := range a.s.Gateways {
+		if g.Name() == full {
+			return
+		}
+		all = append(all, g.Name())
+	}
+	a.warn(field, fmt.Sprintf("there is no Gateway %s", full), suggestion(full, all))
+}
+
+func (a *analysis) destination(at string, d *networkingv1alpha3.Destination) {
+	host := a.s.Mesh.Resolve(d.Host, a.meta.Key.Namespace)
+	svc := a.s.Service(host)
+	if svc == nil {
+		a.warn(at+".host", fmt.Sprintf("host %q is no service of the mesh; requests for it fail", d.Host), a.similar(d.Host))
+		return
+	}
+	if n := d.GetPort().GetNumber(); n != 0 {
+		found := false
+		var ports []string
+		for _, p := range svc.Ports {
+			found = found || p.Number == n
+			ports = append(ports, fmt.Sprint(p.Number))
+		}
+		if !found {
+			a.warn(at+".port.number", fmt.Sprintf("service %s has no port %d", host, n), "it has "+strings.Join(ports, ", "))
+		}
+	}
+	if d.Subset == "" {
+		return
+	}
+	var subsets []string
+	if r := a.s.DestinationRule(a.meta.Key.Namespace, host, svc.Namespace); r != nil {
+		for _, sub := range r.Spec.Spec.Subsets {
+			if sub.Name == d.Subset {
+				return
+			}
+			subsets = append(subsets, sub.Name)
+		}
+	}
+	fix := suggestion(d.Subset, subsets)
+	if fix == "" {
+		fix = "make a DestinationRule with this subset"
+	}
+	a.warn(at+".subset", fmt.Sprintf("no DestinationRule for %s has a subset %q; requests for it fail", host, d.Subset), fix)
+}
+
+// similar suggests a service in the form in which host is written.
+func (a *analysis) similar(host string) string {
+	var all []string
+	for _, svc := range a.s.Services {
+		switch {
+		case strings.Contains(host, "."):
+			all = append(all, svc.Hostname, svc.Name+"."+svc.Namespace)
+		case svc.Namespace == a.meta.Key.Namespace:
+			all = append(all, svc.Name)
+		}
+	}
+	return suggestion(host, all)
+}
+
+func suggestion(word string, all []string) string {
+	if n := objects.Nearest(word, all); n != "" {
+		return fmt.Sprintf("did you mean %q?", n)
+	}
+	return ""
+}

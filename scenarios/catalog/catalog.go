@@ -1,0 +1,131 @@
+// Package catalog describes the scenarios: what each proves, what it needs, how long it takes, and its body. All is the one
+// list of them.
+package catalog
+
+import (
+	"context"
+	"fmt"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/meshproof/meshproof/reports/verdict"
+	"github.com/meshproof/meshproof/scenarios/env"
+	"github.com/meshproof/meshproof/scenarios/lab"
+	"github.com/meshproof/meshproof/scenarios/record"
+	"github.com/meshproof/meshproof/scenarios/suites/traffic"
+)
+
+// Feature is something that a mesh must have for a scenario to make sense.
+type Feature string
+
+// The features.
+const (
+	WeightedRouting Feature = "weighted-routing"
+	HeaderRouting   Feature = "header-routing"
+	IngressGateway  Feature = "ingress-gateway"
+)
+
+// Isolation says what a scenario may share its lab with.
+type Isolation string
+
+// Exclusive scenarios run alone in the lab; others may run in it before and after.
+const Exclusive Isolation = "exclusive"
+
+// Body carries a scenario out in a lab that is up: it drives, observes into rec, and returns the judged claims. An error says
+// that it could not be carried out; what was observed until then stays recorded.
+type Body func(ctx context.Context, e *env.Env, rec *record.Recorder) ([]verdict.Claim, error)
+
+// Scenario describes one scenario.
+type Scenario struct {
+	ID        string                        `json:"id"`
+	Title     string                        `json:"title"`
+	Proves    string                        `json:"proves"`
+	Area      string                        `json:"area"`
+	Features  []Feature                     `json:"features"`
+	Apps      []string                      `json:"apps"` // that the lab must have
+	Isolation Isolation                     `json:"isolation"`
+	Budget    map[lab.Profile]time.Duration `json:"-"` // of load, without the lab
+	Claims    []string                      `json:"claims"`
+	Run       Body                          `json:"-"`
+}
+
+// All returns every scenario, in the order in which they run.
+func All() []Scenario {
+	return []Scenario{
+		{
+			ID:    "canary",
+			Title: "Weighted canary under load",
+			Proves: "A VirtualService's weights split requests as written, at the gateway and between sidecars, one user's header " +
+				"goes to its own version, and changing the weights under load loses nothing.",
+			Area:      "traffic",
+			Features:  []Feature{WeightedRouting, HeaderRouting, IngressGateway},
+			Apps:      []string{"bookinfo", "hello"},
+			Isolation: Exclusive,
+			Budget:    map[lab.Profile]time.Duration{lab.Quick: 2 * time.Minute, lab.Nightly: 10 * time.Minute, lab.Soak: 2 * time.Hour},
+			Claims: []string{
+				"share of each version at 90/10, 50/50, 10/90 and 0/100, for hello and reviews",
+				"requests of the user jason reach the version of that user",
+				"no request is lost across the changes",
+				"no request reaches a version that its route does not list",
+				"each change is acknowledged by every proxy, and obeyed",
+			},
+			Run: traffic.Canary,
+		},
+	}
+}
+
+// Select returns the scenarios whose ID matches any of the patterns that do not start with "!", and none of those that do.
+// Patterns are regular expressions for the whole ID. Without a positive pattern all are candidates. An error names the bad
+// pattern, or says that nothing is left.
+func Select(all []Scenario, patterns []string) ([]Scenario, error) {
+	var take, skip []*regexp.Regexp
+	for _, p := range patterns {
+		list, text := &take, p
+		if rest, negated := strings.CutPrefix(p, "!"); negated {
+			list, text = &skip, rest
+		}
+		re, err := regexp.Compile("^(?:" + text + ")$")
+		if err != nil {
+			return nil, fmt.Errorf("pattern %q: %w", p, err)
+		}
+		matches := false
+		for _, s := range all {
+			matches = matches || re.MatchString(s.ID)
+		}
+		if !matches {
+			return nil, fmt.Errorf("pattern %q matches no scenario%s", p, nearest(text, all))
+		}
+		*list = append(*list, re)
+	}
+	var out []Scenario
+	for _, s := range all {
+		if (len(take) == 0 || anyMatch(take, s.ID)) && !anyMatch(skip, s.ID) {
+			out = append(out, s)
+		}
+	}
+	if len(out) == 0 {
+		return nil, fmt.Errorf("no scenario is left by %s", strings.Join(patterns, " "))
+	}
+	return out, nil
+}
+
+func anyMatch(list []*regexp.Regexp, id string) bool {
+	for _, re := range list {
+		if re.MatchString(id) {
+			return true
+		}
+	}
+	return false
+}
+
+func nearest(text string, all []Scenario) string {
+	var ids []string
+	for _, s := range all {
+		ids = append(ids, s.ID)
+	}
+	if n := lab.Nearest(text, ids); n != "" {
+		return fmt.Sprintf("; did you mean %q?", n)
+	}
+	return "; there are " + strings.Join(ids, ", ")
+}

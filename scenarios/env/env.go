@@ -1,0 +1,223 @@
+// Package env brings a lab up in order, hands it to scenarios, and takes it down again in the opposite order.
+package env
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/meshproof/meshproof/clusters"
+	"github.com/meshproof/meshproof/clusters/image"
+	"github.com/meshproof/meshproof/scenarios/expect"
+	"github.com/meshproof/meshproof/scenarios/lab"
+	"github.com/meshproof/meshproof/scenarios/workload"
+)
+
+// Options say what to bring up and from what. All fields but Progress are required.
+type Options struct {
+	Lab      *lab.Lab
+	Provider clusters.Provider
+	Bin      string // folder of the static binaries that images are made of: meshd, meshproxy, app, loadagent
+	Cache    string // folder for image archives
+	Version  string // of the product; the tag of its images
+	Progress clusters.Progress
+}
+
+// Env is a lab that is up: clusters, mesh and apps.
+type Env struct {
+	Spec    *lab.Lab
+	Lab     clusters.Lab
+	Cluster clusters.Cluster // the first one
+	Client  *workload.Client // of Cluster
+	Mesh    Mesh
+	Version string
+	// Found is true when the lab was up before; then it is not this Env's to take down.
+	Found bool
+
+	provider clusters.Provider
+}
+
+// The phases, in the order in which people see them.
+const (
+	phaseCluster = "cluster"
+	phaseImages  = "images"
+	phaseMesh    = "mesh"
+	phaseApps    = "apps"
+)
+
+// appsBudget bounds the wait for pods: on a busy two-core host they need some seconds.
+const appsBudget = 90 * time.Second
+
+// Up brings up what is missing. When it fails after the clusters were made, the Env is returned beside the error, so that the
+// caller can collect diagnostics before Down.
+func Up(ctx context.Context, o Options) (*Env, error) {
+	if o.Progress == nil {
+		o.Progress = func(clusters.Event) {}
+	}
+	apps, err := workload.Apps(o.Lab.Apps...)
+	if err != nil {
+		return nil, err
+	}
+	e := &Env{Spec: o.Lab, Version: o.Version, provider: o.Provider}
+	if _, err := o.Provider.Open(ctx, o.Lab.Name); err == nil {
+		e.Found = true
+	}
+
+	// Archives are made while the cluster starts: neither needs the other.
+	var archives []string
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() (err error) {
+		archives, err = o.archives(gctx)
+		return err
+	})
+	g.Go(func() error {
+		up, err := o.Provider.Up(gctx, o.Lab.Spec(), o.Progress)
+		if err != nil {
+			return err
+		}
+		e.Lab, e.Cluster = up, up.Clusters()[0]
+		return nil
+	})
+	if err := g.Wait(); err != nil {
+		return e.orNil(), err
+	}
+	cfg, err := e.Cluster.RESTConfig()
+	if err != nil {
+		return e, err
+	}
+	if e.Client, err = workload.NewClient(cfg); err != nil {
+		return e, err
+	}
+	if err := e.loadImages(ctx, o, archives); err != nil {
+		return e, err
+	}
+	if e.Mesh, err = installMesh(ctx, e, o.Progress); err != nil {
+		return e, fmt.Errorf("mesh %s: %w", o.Lab.Mesh.Driver, err)
+	}
+	if err := e.deploy(ctx, apps, o.Progress); err != nil {
+		return e, err
+	}
+	return e, nil
+}
+
+func (e *Env) orNil() *Env {
+	if e.Lab == nil {
+		return nil
+	}
+	return e
+}
+
+// Images are the binaries that become the images of a lab with this mesh driver, by the name of both.
+func Images(driver string) []string {
+	if driver == "bundled" {
+		return []string{"meshd", "meshproxy", "app", "loadagent"}
+	}
+	return []string{"app", "loadagent"}
+}
+
+func (o Options) archives(ctx context.Context) ([]string, error) {
+	var out []string
+	for _, name := range Images(o.Lab.Mesh.Driver) {
+		archive := filepath.Join(o.Cache, "images", name+"-"+o.Version+".tar")
+		err := image.Archive(ctx, image.Spec{
+			Ref:        "meshproof.dev/" + name + ":" + o.Version,
+			Binary:     filepath.Join(o.Bin, name),
+			Entrypoint: []string{"/" + name},
+		}, archive)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, archive)
+	}
+	return out, nil
+}
+
+func (e *Env) loadImages(ctx context.Context, o Options, archives []string) error {
+	o.Progress(clusters.Event{Phase: phaseImages, Detail: fmt.Sprintf("loading %d", len(archives))})
+	for _, c := range e.Lab.Clusters() {
+		if err := c.LoadImages(ctx, archives...); err != nil {
+			return fmt.Errorf("load images into cluster %s: %w", c.Name(), err)
+		}
+	}
+	o.Progress(clusters.Event{Phase: phaseImages, Detail: fmt.Sprintf("%d loaded", len(archives)), Done: true})
+	return nil
+}
+
+// deploy applies all apps and waits until their pods are Ready and every proxy has its configuration.
+func (e *Env) deploy(ctx context.Context, apps []workload.App, progress clusters.Progress) error {
+	progress(clusters.Event{Phase: phaseApps, Detail: "applying"})
+	g, gctx := errgroup.WithContext(ctx)
+	for _, a := range apps {
+		g.Go(func() error { return e.Client.Deploy(gctx, a, e.Mesh.Labels(), e.Version) })
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	detail, err := expect.Converge(ctx, expect.Budget{Within: appsBudget}, func(ctx context.Context) (string, error) {
+		text := ""
+		var waiting error
+		for _, a := range apps {
+			d, err := e.Client.Deployments(ctx, a.Namespace)
+			if err != nil {
+				return text, err
+			}
+			if text != "" {
+				text += ", "
+			}
+			text += fmt.Sprintf("%s %d/%d", a.Name, d.Ready, d.Want)
+			if len(d.Waiting) > 0 && waiting == nil {
+				waiting = fmt.Errorf("%s: waiting for %v", a.Namespace, d.Waiting)
+			}
+		}
+		progress(clusters.Event{Phase: phaseApps, Detail: text})
+		return text, waiting
+	})
+	if err != nil {
+		return fmt.Errorf("apps: %w", err)
+	}
+	synced, err := e.Mesh.Synced(ctx)
+	if err != nil {
+		return fmt.Errorf("apps: %w", err)
+	}
+	if synced != "" {
+		detail += ", " + synced
+	}
+	progress(clusters.Event{Phase: phaseApps, Detail: detail, Done: true})
+	return nil
+}
+
+// Down takes the lab down, with everything in it. A lab that was there before is left alone.
+func (e *Env) Down(ctx context.Context) error {
+	if e == nil || e.Found {
+		return nil
+	}
+	return e.provider.Down(ctx, e.Spec.Name)
+}
+
+// HTTP is a client whose connections start in the lab's network and never leave it. The caller closes its idle connections.
+func (e *Env) HTTP(timeout time.Duration) *http.Client {
+	return &http.Client{
+		Timeout:   timeout,
+		Transport: &http.Transport{DialContext: e.Dial, MaxIdleConnsPerHost: 4, DisableCompression: true},
+	}
+}
+
+// Dial dials in the lab's network.
+func (e *Env) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	return e.Lab.DialContext(ctx, network, addr)
+}
+
+// Node returns the address of a port on the first node.
+func (e *Env) Node(port int32) (string, error) {
+	ips := e.Cluster.NodeIPs()
+	if len(ips) == 0 {
+		return "", errors.New("cluster " + e.Cluster.Name() + " has no node address")
+	}
+	return net.JoinHostPort(ips[0], fmt.Sprint(port)), nil
+}

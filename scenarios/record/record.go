@@ -1,0 +1,149 @@
+// Package record collects what a scenario observes while it runs: requests, events and what the host was short of. It judges
+// nothing.
+package record
+
+import (
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/meshproof/meshproof/loadgen"
+	"github.com/meshproof/meshproof/reports/evidence"
+)
+
+// Stream describes the load of one profile.
+type Stream struct {
+	Name   string
+	Target string  // URL, with the Host it was sent for
+	Rate   float64 // intended, per second
+	Source string  // where the requests start: runner, or the workload of an agent
+	Via    string  // the gateway that they enter by, "" if none
+}
+
+// Sink keeps everything as it is recorded. An *evidence.Store is one. It remembers its own errors.
+type Sink interface {
+	Request(evidence.Request) error
+	Event(evidence.Event) error
+}
+
+// Recorder is safe for concurrent use.
+type Recorder struct {
+	sink Sink // or nil
+
+	mu       sync.Mutex
+	streams  []Stream
+	requests []evidence.Request
+	events   []evidence.Event
+	step     string
+	lost     int
+	recent   []sample // answers of the last second, oldest first
+}
+
+type sample struct {
+	done    time.Time
+	latency time.Duration
+}
+
+// New returns an empty recorder. sink may be nil.
+func New(sink Sink) *Recorder { return &Recorder{sink: sink} }
+
+// Stream declares a stream before its first result.
+func (r *Recorder) Stream(s Stream) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.streams = append(r.streams, s)
+}
+
+// Result records one request. It has the signature that generators emit to.
+func (r *Recorder) Result(res loadgen.Result) {
+	req := evidence.Request{
+		Stream: res.Stream, Seq: res.Seq,
+		Intended: res.Intended.UnixNano(), Sent: res.Sent.UnixNano(), Done: res.Done.UnixNano(),
+		Code: res.Code, Class: string(res.Class), Err: res.Err, App: res.App, Version: res.Version, Pod: res.Pod,
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.requests = append(r.requests, req)
+	if res.Class != loadgen.OK && res.Class != loadgen.Canceled {
+		r.lost++
+	}
+	r.recent = append(r.recent, sample{done: res.Done, latency: res.Latency()})
+	old := 0
+	for old < len(r.recent) && r.recent[old].done.Before(res.Done.Add(-time.Second)) {
+		old++
+	}
+	r.recent = r.recent[old:]
+	if r.sink != nil {
+		_ = r.sink.Request(req) // the sink's owner asks it for its errors in the end
+	}
+}
+
+// Event records that something happened to the lab at the time t.
+func (r *Recorder) Event(t time.Time, kind, name string, detail map[string]string) {
+	e := evidence.Event{Time: t, Kind: kind, Name: name, Detail: detail}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.events = append(r.events, e)
+	if r.sink != nil {
+		_ = r.sink.Event(e)
+	}
+}
+
+// Step says what the scenario does now, for people who watch: "step 3 of 6: 10/90".
+func (r *Recorder) Step(text string) {
+	r.mu.Lock()
+	r.step = text
+	r.mu.Unlock()
+	r.Event(time.Now(), "step", text, nil)
+}
+
+// Requests returns a copy of the requests so far, in the order in which they were answered.
+func (r *Recorder) Requests() []evidence.Request {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.requests)
+}
+
+// Events returns a copy of the events so far, by time.
+func (r *Recorder) Events() []evidence.Event {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	events := slices.Clone(r.events)
+	slices.SortStableFunc(events, func(a, b evidence.Event) int { return a.Time.Compare(b.Time) })
+	return events
+}
+
+// Streams returns the declared streams.
+func (r *Recorder) Streams() []Stream {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.streams)
+}
+
+// Live is what somebody who watches wants to know.
+type Live struct {
+	Step     string
+	Requests int           // answered so far
+	Rate     float64       // answers in the second before now
+	P50, P99 time.Duration // of that second, from the intended start
+	Lost     int
+}
+
+// Live returns the state at the time now.
+func (r *Recorder) Live(now time.Time) Live {
+	r.mu.Lock()
+	l := Live{Step: r.step, Requests: len(r.requests), Lost: r.lost}
+	var latencies []time.Duration
+	for _, s := range r.recent {
+		if s.done.After(now.Add(-time.Second)) {
+			latencies = append(latencies, s.latency)
+		}
+	}
+	r.mu.Unlock()
+	if n := len(latencies); n > 0 {
+		slices.Sort(latencies)
+		l.Rate = float64(n)
+		l.P50, l.P99 = latencies[n/2], latencies[n*99/100]
+	}
+	return l
+}
