@@ -21,7 +21,7 @@ import (
 const maxLog = 256 << 10
 
 // Collect writes what is needed to explain a failure into dir: pods, events, logs, Istio objects, sync status and each
-// proxy's configuration. It collects as much as it can; the error joins what it could not.
+// proxy's configuration. It collects as much as it can; what it could not is listed in errors.txt there.
 func (e *Env) Collect(ctx context.Context, dir string) error {
 	if e.Client == nil {
 		return nil // there is no API server to ask
@@ -38,7 +38,10 @@ func (e *Env) Collect(ctx context.Context, dir string) error {
 	if m, ok := e.Mesh.(*istioMesh); ok {
 		errs = append(errs, e.collectMesh(ctx, dir, m))
 	}
-	return errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil {
+		return writeFile(filepath.Join(dir, "errors.txt"), []byte(err.Error()+"\n"))
+	}
+	return nil
 }
 
 func (e *Env) collectNamespace(ctx context.Context, dir, ns string) error {

@@ -1,6 +1,7 @@
 package workload
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -44,7 +45,7 @@ func (c *Client) Admin(ctx context.Context, namespace, pod, path string) ([]byte
 		return nil, fmt.Errorf("proxy of %s.%s: %w", pod, namespace, err)
 	}
 	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("proxy of %s.%s: GET %s: %s", pod, namespace, path, resp.Status)
+		return nil, fmt.Errorf("proxy of %s.%s: GET %s: %s: %.200s", pod, namespace, path, resp.Status, bytes.TrimSpace(body))
 	}
 	return body, nil
 }

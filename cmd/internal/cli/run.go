@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -155,10 +154,9 @@ func (a *app) run(ctx context.Context, o session.Options) error {
 		p.fail()
 	}
 	p.close()
-	for _, s := range r.Scenarios {
-		a.printVerdict(s)
+	if printErr := a.printRun(o.Dir, r); err == nil {
+		err = printErr
 	}
-	a.printReport(o.Dir)
 	if ctx.Err() != nil {
 		return &codedError{code: outcomeCode(r, setup != nil), err: errors.Join(errors.New("interrupted"), err)}
 	}
@@ -186,17 +184,6 @@ func outcomeError(r verdict.Report) error {
 		return &codedError{code: code}
 	}
 	return nil
-}
-
-// printReport names the page of a run, as far as it was written.
-func (a *app) printReport(dir string) {
-	for _, name := range []string{"report.html", "report.json"} {
-		file := filepath.Join(dir, name)
-		if _, err := os.Stat(file); err == nil {
-			fmt.Fprintf(a.Out, "  report  %s\n", file)
-			return
-		}
-	}
 }
 
 // watch shows a scenario while it runs.
