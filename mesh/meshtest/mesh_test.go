@@ -213,3 +213,23 @@ func TestNoLossWhileWeightsMove(t *testing.T) {
 	wg.Wait()
 	t.Logf("%d requests", total.Load())
 }
+
+// TestTelemetryKnowsBothSides: each side's standard metric names source and destination, as they told each other.
+func TestTelemetryKnowsBothSides(t *testing.T) {
+	m, pp := bookinfo(t)
+	call(t, pp.Client(), "http://reviews:9080/")
+	for ip, want := range map[string][]string{
+		pp.IP: {`istio_requests_total{reporter="source",source_workload="productpage"`, `source_principal="spiffe://cluster.local/ns/default/sa/productpage"`,
+			`destination_workload="reviews-v1"`, `destination_principal="spiffe://cluster.local/ns/default/sa/reviews"`, `destination_service="reviews.default.svc.cluster.local"`},
+		m.workloads[0].IP: {`istio_requests_total{reporter="destination",source_workload="productpage",source_canonical_service="productpage"`,
+			`destination_workload="reviews-v1"`, `connection_security_policy="mutual_tls"`},
+	} {
+		_, body := call(t, http.DefaultClient, "http://"+ip+":15000/stats/prometheus")
+		for _, w := range want {
+			if !strings.Contains(body, w) {
+				t.Errorf("%s lacks %s:\n%.3000s", ip, w, body)
+			}
+		}
+	}
+	http.DefaultClient.CloseIdleConnections()
+}
