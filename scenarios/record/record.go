@@ -35,6 +35,8 @@ type Recorder struct {
 	requests []evidence.Request
 	events   []evidence.Event
 	step     string
+	begun    time.Time // of the load
+	planned  time.Duration
 	lost     int
 	recent   []sample // answers of the last second, oldest first
 }
@@ -97,6 +99,13 @@ func (r *Recorder) Step(text string) {
 	r.Event(time.Now(), "step", text, nil)
 }
 
+// Planned says that load begins now and is meant to last this long.
+func (r *Recorder) Planned(d time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.begun, r.planned = time.Now(), d
+}
+
 // Requests returns a copy of the requests so far, in the order in which they were answered.
 func (r *Recorder) Requests() []evidence.Request {
 	r.mu.Lock()
@@ -123,6 +132,7 @@ func (r *Recorder) Streams() []Stream {
 // Live is what somebody who watches wants to know.
 type Live struct {
 	Step     string
+	Done     float64       // of the planned time of load, 0 to 1; 0 before it begins
 	Requests int           // answered so far
 	Rate     float64       // answers in the second before now
 	P50, P99 time.Duration // of that second, from the intended start
@@ -133,6 +143,9 @@ type Live struct {
 func (r *Recorder) Live(now time.Time) Live {
 	r.mu.Lock()
 	l := Live{Step: r.step, Requests: len(r.requests), Lost: r.lost}
+	if r.planned > 0 {
+		l.Done = min(1, float64(now.Sub(r.begun))/float64(r.planned))
+	}
 	var latencies []time.Duration
 	for _, s := range r.recent {
 		if s.done.After(now.Add(-time.Second)) {
