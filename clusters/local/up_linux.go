@@ -126,15 +126,11 @@ func (p *Provider) make(ctx context.Context, spec clusters.Spec, bin string, pro
 		return nil, err
 	}
 	report(progress, "cluster", "starting %d node(s)", nodeCount(st))
-	proc, err := startKeeper(st.dir, listeners)
+	keeper, err := startKeeper(st, listeners)
 	if err != nil {
 		return nil, err
 	}
-	l := &lab{st: st}
-	if l.keeper, err = findProcess(proc.Pid); err != nil {
-		return nil, fmt.Errorf("keeper: %w", err)
-	}
-	return l, proc.Release()
+	return &lab{st: st, keeper: keeper}, nil
 }
 
 func writeCluster(st *labState, c *clusterState, pause string) error {

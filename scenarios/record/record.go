@@ -39,6 +39,14 @@ type Recorder struct {
 	planned  time.Duration
 	lost     int
 	recent   []sample // answers of the last second, oldest first
+	answered map[string]*answered
+}
+
+// answered follows one stream: every request before next has its answer.
+type answered struct {
+	next  uint64
+	until time.Time            // when the one before next was due
+	ahead map[uint64]time.Time // answered ones past next, and when they were due
 }
 
 type sample struct {
@@ -47,13 +55,14 @@ type sample struct {
 }
 
 // New returns an empty recorder. sink may be nil.
-func New(sink Sink) *Recorder { return &Recorder{sink: sink} }
+func New(sink Sink) *Recorder { return &Recorder{sink: sink, answered: map[string]*answered{}} }
 
 // Stream declares a stream before its first result.
 func (r *Recorder) Stream(s Stream) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.streams = append(r.streams, s)
+	r.answered[s.Name] = &answered{ahead: map[uint64]time.Time{}}
 }
 
 // Result records one request. It has the signature that generators emit to.
@@ -68,6 +77,13 @@ func (r *Recorder) Result(res loadgen.Result) {
 	r.requests = append(r.requests, req)
 	if res.Class != loadgen.OK && res.Class != loadgen.Canceled {
 		r.lost++
+	}
+	if a := r.answered[res.Stream]; a != nil {
+		a.ahead[res.Seq] = res.Intended
+		for due, ok := a.ahead[a.next]; ok; due, ok = a.ahead[a.next] {
+			delete(a.ahead, a.next)
+			a.next, a.until = a.next+1, due
+		}
 	}
 	r.recent = append(r.recent, sample{done: res.Done, latency: res.Latency()})
 	old := 0
@@ -104,6 +120,20 @@ func (r *Recorder) Planned(d time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.begun, r.planned = time.Now(), d
+}
+
+// AnsweredUntil is the moment up to which every request that was due, of every declared stream, has its answer or its failure.
+// It is zero before each stream had a first one.
+func (r *Recorder) AnsweredUntil() time.Time {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var least time.Time
+	for i, s := range r.streams {
+		if t := r.answered[s.Name].until; i == 0 || t.Before(least) {
+			least = t
+		}
+	}
+	return least
 }
 
 // Requests returns a copy of the requests so far, in the order in which they were answered.

@@ -78,6 +78,9 @@ func (s *Stream) WriteHead() {
 	}
 	s.finish(s)
 	s.HeadWritten = true
+	if s.Conn.Chain.Draining() {
+		s.CloseAfter = true
+	}
 	s.Rec.Status = s.Resp.Status
 	s.Rec.Resp = &s.Resp
 	s.Out.Response(&s.Resp, s.Req.Minor, s.Req.IsHead, s.CloseAfter)

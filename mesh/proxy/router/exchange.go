@@ -81,7 +81,7 @@ func (x *exchange) run(ctx context.Context) {
 			s.AttemptCount++
 		}
 		if x.vhost.Attempts {
-			s.Req.Set([]byte("x-envoy-attempt-count"), number(&s.Req.Header, int64(s.AttemptCount)))
+			s.Req.Set(hAttempts, number(&s.Req.Header, int64(s.AttemptCount)))
 		}
 		m, ok := x.pick(s.AttemptCount - 1)
 		if !ok {
@@ -190,6 +190,12 @@ func (x *exchange) setDeadline(c *pool.Conn, now time.Time) {
 
 var limits = http1.DefaultLimits
 
+// Names that are set on every exchange; they are never changed.
+var (
+	hServiceTime = []byte("x-envoy-upstream-service-time")
+	hAttempts    = []byte("x-envoy-attempt-count")
+)
+
 func (x *exchange) readHead(c *pool.Conn) error {
 	s := x.s
 	for range 16 { // interim responses are dropped: the codec has answered Expect itself
@@ -287,9 +293,9 @@ func (x *exchange) answer(c *pool.Conn, m upstream.Member) result {
 	}
 	s.Rec.Details = "via_upstream"
 	h := &s.Resp.Header
-	h.Set([]byte("x-envoy-upstream-service-time"), millis(h, s.Rec.UpstreamTime))
+	h.Set(hServiceTime, millis(h, s.Rec.UpstreamTime))
 	if x.vhost.AttemptsInResponse {
-		h.Set([]byte("x-envoy-attempt-count"), number(h, int64(s.AttemptCount)))
+		h.Set(hAttempts, number(h, int64(s.AttemptCount)))
 	}
 	x.levels.response(s)
 	if s.Resp.Framing == http1.UntilClose && s.Req.Minor == 0 {

@@ -84,6 +84,11 @@ func (x *exchange) serve(ctx context.Context, t *conf.RouteTable) {
 		return
 	}
 	s.Rec.Cluster = x.cluster.Conf
+	if x.cluster.Conf.HTTP2 {
+		s.Rec.Flags |= telemetry.UpstreamProtocolError
+		s.Reply(502, []byte("the cluster speaks HTTP/2, which this proxy does not yet"), "text/plain", "upstream_http2_not_supported")
+		return
+	}
 	if up := s.Req.Upgrade; up != nil {
 		switch {
 		case string(up) == "h2c" || s.Req.Framing != http1.NoBody:

@@ -73,7 +73,7 @@ func simulate(w world, seed uint64) canaryRun {
 			}
 		}
 		run.changes = append(run.changes, c)
-		now = c.window.To.Add(settle)
+		now = c.window.To
 	}
 	return run
 }
