@@ -152,7 +152,7 @@ func serviceCluster(svc *model.Service, p model.Port, subset string, policy *net
 		},
 		ConnectTimeout:  durationpb.New(10 * time.Second),
 		LbPolicy:        clusterv3.Cluster_LEAST_REQUEST,
-		CircuitBreakers: thresholds(nil),
+		CircuitBreakers: unlimited(),
 		CommonLbConfig:  &clusterv3.Cluster_CommonLbConfig{},
 		Metadata:        clusterMetadata(svc, subset),
 	}
@@ -163,7 +163,6 @@ func serviceCluster(svc *model.Service, p model.Port, subset string, policy *net
 	if k := tcp.GetTcpKeepalive(); k != nil {
 		c.UpstreamConnectionOptions = &clusterv3.UpstreamConnectionOptions{TcpKeepalive: keepalive(k)}
 	}
-	c.CircuitBreakers = thresholds(policy.GetConnectionPool())
 	applyBalancer(c, policy.GetLoadBalancer(), svc)
 	applyHTTP(c, p.Protocol, policy.GetConnectionPool())
 	applyTLS(c, p, subset, svc, policy.GetTls(), ids)
@@ -184,20 +183,11 @@ func keepalive(k *networking.ConnectionPoolSettings_TCPSettings_TcpKeepalive) *c
 	return out
 }
 
-// thresholds are Istio's: no limit unless one was asked for.
-func thresholds(cp *networking.ConnectionPoolSettings) *clusterv3.CircuitBreakers {
-	limit := func(n int32) *wrapperspb.UInt32Value {
-		if n > 0 {
-			return wrapperspb.UInt32(uint32(n))
-		}
-		return wrapperspb.UInt32(math.MaxUint32)
-	}
+// unlimited are Istio's thresholds where a rule sets none: Envoy's own would be 1024.
+func unlimited() *clusterv3.CircuitBreakers {
+	limit := func() *wrapperspb.UInt32Value { return wrapperspb.UInt32(math.MaxUint32) }
 	return &clusterv3.CircuitBreakers{Thresholds: []*clusterv3.CircuitBreakers_Thresholds{{
-		MaxConnections:     limit(cp.GetTcp().GetMaxConnections()),
-		MaxPendingRequests: limit(cp.GetHttp().GetHttp1MaxPendingRequests()),
-		MaxRequests:        limit(cp.GetHttp().GetHttp2MaxRequests()),
-		MaxRetries:         limit(cp.GetHttp().GetMaxRetries()),
-		TrackRemaining:     true,
+		MaxConnections: limit(), MaxPendingRequests: limit(), MaxRequests: limit(), MaxRetries: limit(), TrackRemaining: true,
 	}}}
 }
 
@@ -316,7 +306,7 @@ func passthroughCluster() *clusterv3.Cluster {
 		ClusterDiscoveryType:          &clusterv3.Cluster_Type{Type: clusterv3.Cluster_ORIGINAL_DST},
 		LbPolicy:                      clusterv3.Cluster_CLUSTER_PROVIDED,
 		ConnectTimeout:                durationpb.New(10 * time.Second),
-		CircuitBreakers:               thresholds(nil),
+		CircuitBreakers:               unlimited(),
 		TypedExtensionProtocolOptions: map[string]*anypb.Any{httpOptions: toAny(&httpv3.HttpProtocolOptions{UpstreamProtocolOptions: downstreamProtocol()})},
 	}
 }
