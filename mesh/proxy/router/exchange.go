@@ -14,6 +14,7 @@ import (
 	"github.com/meshproof/meshproof/mesh/proxy/balance"
 	"github.com/meshproof/meshproof/mesh/proxy/conf"
 	"github.com/meshproof/meshproof/mesh/proxy/filter"
+	"github.com/meshproof/meshproof/mesh/proxy/filter/peer"
 	"github.com/meshproof/meshproof/mesh/proxy/http1"
 	"github.com/meshproof/meshproof/mesh/proxy/pool"
 	"github.com/meshproof/meshproof/mesh/proxy/telemetry"
@@ -153,6 +154,14 @@ func (x *exchange) try(ctx context.Context, m upstream.Member, fresh bool) resul
 		s.Rec.Failure = err.Error()
 		return x.afterReset(true, false)
 	}
+	peer.Add(s, m.Mesh)
+	if s.Conn.Direction != conf.Inbound {
+		s.Rec.MTLS = m.Mesh
+		if uri := m.PeerURI.Load(); uri != nil {
+			s.Rec.UpstreamURI = *uri
+		}
+	}
+	s.Rec.UpstreamLocal = c.Local
 	st.Requests.Add(1)
 	m.Requests.Add(1)
 	m.Active.Add(1)
