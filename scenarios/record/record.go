@@ -35,6 +35,8 @@ type Recorder struct {
 	requests []evidence.Request
 	events   []evidence.Event
 	step     string
+	begun    time.Time // of the load
+	planned  time.Duration
 	lost     int
 	recent   []sample // answers of the last second, oldest first
 	answered map[string]*answered
@@ -113,6 +115,13 @@ func (r *Recorder) Step(text string) {
 	r.Event(time.Now(), "step", text, nil)
 }
 
+// Planned says that load begins now and is meant to last this long.
+func (r *Recorder) Planned(d time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.begun, r.planned = time.Now(), d
+}
+
 // AnsweredUntil is the moment up to which every request that was due, of every declared stream, has its answer or its failure.
 // It is zero before each stream had a first one.
 func (r *Recorder) AnsweredUntil() time.Time {
@@ -153,6 +162,7 @@ func (r *Recorder) Streams() []Stream {
 // Live is what somebody who watches wants to know.
 type Live struct {
 	Step     string
+	Done     float64       // of the planned time of load, 0 to 1; 0 before it begins
 	Requests int           // answered so far
 	Rate     float64       // answers in the second before now
 	P50, P99 time.Duration // of that second, from the intended start
@@ -163,6 +173,9 @@ type Live struct {
 func (r *Recorder) Live(now time.Time) Live {
 	r.mu.Lock()
 	l := Live{Step: r.step, Requests: len(r.requests), Lost: r.lost}
+	if r.planned > 0 {
+		l.Done = min(1, float64(now.Sub(r.begun))/float64(r.planned))
+	}
 	var latencies []time.Duration
 	for _, s := range r.recent {
 		if s.done.After(now.Add(-time.Second)) {

@@ -197,7 +197,7 @@ func (a *app) watch(p *progress, s catalog.Scenario, rec *record.Recorder) (done
 		l := rec.Live(now)
 		text := fmt.Sprintf("%-18s %s requests  lost %d", l.Step, verdict.Group(l.Requests), l.Lost)
 		if !final && l.Rate > 0 {
-			text = fmt.Sprintf("%-18s %4.0f req/s  p50 %s p99 %s  lost %d", l.Step, l.Rate, millis(l.P50), millis(l.P99), l.Lost)
+			text = fmt.Sprintf("%-18s "+p.bar(l.Done)+"%4.0f req/s  p50 %s p99 %s  lost %d", l.Step, l.Rate, millis(l.P50), millis(l.P99), l.Lost)
 		}
 		if final {
 			text = fmt.Sprintf("%s requests, lost %d", verdict.Group(l.Requests), l.Lost)

@@ -77,6 +77,7 @@ func runCanary(ctx context.Context, e *env.Env, rec *record.Recorder) (canaryRun
 	if err != nil {
 		return run, err
 	}
+	rec.Planned(run.plan.length(samples) - loadHeadroom)
 	load, stop := context.WithCancel(ctx)
 	defer stop()
 	g, gctx := errgroup.WithContext(load)
@@ -188,7 +189,7 @@ func applyStep(ctx context.Context, e *env.Env, rec *record.Recorder, s step) ch
 	c.acked = c.applied
 	var objects []workload.Object
 	for _, manifest := range [][]byte{helloWeights(s), reviewsWeights(s)} {
-		applied, err := e.Client.Apply(ctx, manifest)
+		applied, err := e.Client.Apply(ctx, "weights "+s.String(), manifest)
 		if err != nil {
 			c.err = err
 			return c
@@ -313,7 +314,7 @@ func prepareCanary(ctx context.Context, e *env.Env) ([]target, error) {
 	}
 	manifests = append(manifests, canaryGateways())
 	for _, data := range manifests {
-		objects, err := e.Client.Apply(ctx, data)
+		objects, err := e.Client.Apply(ctx, "canary", data)
 		if err != nil {
 			return nil, err
 		}

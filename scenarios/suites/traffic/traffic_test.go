@@ -46,13 +46,13 @@ func TestTraffic(t *testing.T) {
 			ginkgo.It("passes with the bundled mesh", func(ctx ginkgo.SpecContext) {
 				r := run(ctx, t, root, s, "bundled")
 				gomega.Expect(r.Error).To(gomega.BeEmpty())
-				skipInconclusive(r)
+				skipInconclusive(t, r)
 				gomega.Expect(r.Outcome).To(gomega.Equal(verdict.Pass), describe(r))
 			})
 			ginkgo.It("fails without a mesh", func(ctx ginkgo.SpecContext) {
 				r := run(ctx, t, root, s, "none")
 				gomega.Expect(r.Error).To(gomega.BeEmpty())
-				skipInconclusive(r)
+				skipInconclusive(t, r)
 				gomega.Expect(r.Outcome).To(gomega.Equal(verdict.Fail), describe(r))
 				reasons := 0
 				for _, c := range r.Scenarios[0].Claims {
@@ -134,8 +134,9 @@ func run(ctx ginkgo.SpecContext, t *testing.T, root string, s catalog.Scenario, 
 }
 
 // skipInconclusive ends a spec on a host that was too busy to judge on: that is neither green nor red.
-func skipInconclusive(r verdict.Report) {
+func skipInconclusive(t *testing.T, r verdict.Report) {
 	if r.Outcome == verdict.Inconclusive {
+		t.Log("inconclusive: " + describe(r))
 		ginkgo.Skip("inconclusive: " + describe(r))
 	}
 }
