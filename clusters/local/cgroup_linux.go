@@ -111,14 +111,14 @@ func inherit(from, to string) error {
 	return os.WriteFile(to, b, 0o644)
 }
 
-// joinCgroup moves this process, and with it all that it starts later, into the group.
-func joinCgroup(name string) error {
+// joinCgroup moves a process, and with it all that it starts later, into the group; 0 means this process.
+func joinCgroup(name string, pid int) error {
 	hs, err := hierarchies()
 	if err != nil {
 		return err
 	}
 	for _, h := range hs {
-		if err := os.WriteFile(filepath.Join(h.path, name, "cgroup.procs"), []byte("0"), 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(h.path, name, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0o644); err != nil {
 			return fmt.Errorf("join cgroup: %w", err)
 		}
 	}

@@ -77,6 +77,7 @@ func runCanary(ctx context.Context, e *env.Env, rec *record.Recorder) (canaryRun
 	if err != nil {
 		return run, err
 	}
+	rec.Planned(run.plan.length(samples) - loadHeadroom)
 	load, stop := context.WithCancel(ctx)
 	defer stop()
 	g, gctx := errgroup.WithContext(load)
@@ -133,6 +134,9 @@ func (run *canaryRun) timeline(ctx context.Context, e *env.Env, rec *record.Reco
 	done()
 	first.window.To = time.Now()
 	run.changes = []change{first}
+	if err := awaitAnswers(ctx, rec, first.window.To); err != nil {
+		return err
+	}
 	for round := range run.plan.repeat {
 		for i, s := range steps[1:] {
 			if ctx.Err() != nil {
@@ -154,32 +158,23 @@ func (run *canaryRun) timeline(ctx context.Context, e *env.Env, rec *record.Reco
 			if err != nil {
 				return err
 			}
-			// The window's last requests end before the next change, so that none belongs to both.
-			if err := sleep(ctx, settle); err != nil {
+			if err := awaitAnswers(ctx, rec, c.window.To); err != nil {
 				return err
 			}
 		}
 	}
-	return awaitAnswers(ctx, rec, run.changes[len(run.changes)-1].window.To)
+	return nil
 }
 
-// awaitAnswers waits until every stream has an answer to a request that was sent after the moment t, so that what was sent
-// before it has arrived here too.
+// awaitAnswers waits until every request that was sent before the moment t has its answer, so that none of a step is answered
+// under the weights of the next one, however slow the host is.
 func awaitAnswers(ctx context.Context, rec *record.Recorder, t time.Time) error {
-	_, err := expect.Converge(ctx, expect.Budget{Within: loadgen.DefaultTimeout + 2*time.Second}, func(context.Context) (struct{}, error) {
-		late := map[string]bool{}
-		for _, s := range rec.Streams() {
-			late[s.Name] = true
+	_, err := expect.Converge(ctx, expect.Budget{Within: loadgen.DefaultTimeout + 2*time.Second, Every: 5 * time.Millisecond}, func(context.Context) (time.Time, error) {
+		until := rec.AnsweredUntil()
+		if until.Before(t) {
+			return until, fmt.Errorf("answers are complete up to %s, not to %s", until.Format(time.TimeOnly), t.Format(time.TimeOnly))
 		}
-		for _, r := range rec.Requests() {
-			if r.Sent > t.UnixNano() {
-				delete(late, r.Stream)
-			}
-		}
-		if len(late) > 0 {
-			return struct{}{}, fmt.Errorf("%d streams have no answer to a request sent after %s", len(late), t.Format(time.TimeOnly))
-		}
-		return struct{}{}, nil
+		return until, nil
 	})
 	var timeout *expect.TimeoutError
 	if errors.As(err, &timeout) {
@@ -194,7 +189,7 @@ func applyStep(ctx context.Context, e *env.Env, rec *record.Recorder, s step) ch
 	c.acked = c.applied
 	var objects []workload.Object
 	for _, manifest := range [][]byte{helloWeights(s), reviewsWeights(s)} {
-		applied, err := e.Client.Apply(ctx, manifest)
+		applied, err := e.Client.Apply(ctx, "weights "+s.String(), manifest)
 		if err != nil {
 			c.err = err
 			return c
@@ -319,7 +314,7 @@ func prepareCanary(ctx context.Context, e *env.Env) ([]target, error) {
 	}
 	manifests = append(manifests, canaryGateways())
 	for _, data := range manifests {
-		objects, err := e.Client.Apply(ctx, data)
+		objects, err := e.Client.Apply(ctx, "canary", data)
 		if err != nil {
 			return nil, err
 		}

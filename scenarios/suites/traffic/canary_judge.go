@@ -17,7 +17,7 @@ const GuardID = "guard"
 const (
 	liveBound    = 5 * time.Second        // from a change to its last acknowledgement; seen: tens of milliseconds
 	lateBound    = 100 * time.Millisecond // behind its schedule, after which a send is late
-	lateMax      = 0.01                   // of sends that may be late
+	lateMax      = 0.05                   // of sends that may be late
 	stealMax     = 0.10
 	clockJumpMax = 250 * time.Millisecond
 	stallSlack   = 0.25 // of CPU pressure beyond the calibration
