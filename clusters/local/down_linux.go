@@ -160,7 +160,7 @@ func unmountBelow(dir string) (left []string, err error) {
 			continue
 		}
 		if point := unescapeMount(f[4]); strings.HasPrefix(point, dir+"/") {
-			if e := unix.Unmount(point, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); e != nil && e != unix.EINVAL {
+			if e := unix.Unmount(point, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); e != nil && !errors.Is(e, unix.EINVAL) {
 				left, err = append(left, "mount "+point), e
 			}
 		}

@@ -30,7 +30,7 @@ func startKeeper(st *labState, listeners []*os.File) (process, error) {
 	if err != nil {
 		return process{}, err
 	}
-	defer logFile.Close() //nolint:errcheck // the keeper has its own copy
+	defer logFile.Close() // the keeper has its own copy
 	if err := makeCgroup(st.CGroup + "/keeper"); err != nil {
 		return process{}, err
 	}
@@ -38,7 +38,7 @@ func startKeeper(st *labState, listeners []*os.File) (process, error) {
 	if err != nil {
 		return process{}, err
 	}
-	defer w.Close() //nolint:errcheck // its end is the message
+	defer w.Close() // its end is the message
 	cmd := &exec.Cmd{
 		Path: "/proc/self/exe", Args: []string{keeperName, st.dir}, Dir: "/", Env: append(baseEnv(), "GOGC=50"),
 		Stdout: logFile, Stderr: logFile, ExtraFiles: append([]*os.File{r}, listeners...),
@@ -113,12 +113,12 @@ func startNode(st *labState, c *clusterState, n *nodeState, wg *sync.WaitGroup) 
 	if err != nil {
 		return err
 	}
-	defer r.Close() //nolint:errcheck // the node has its own copy
+	defer r.Close() // the node has its own copy
 	logFile, err := os.OpenFile(filepath.Join(n.Dir, "logs", "init.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 	if err != nil {
 		return err
 	}
-	defer logFile.Close() //nolint:errcheck // the node has its own copy
+	defer logFile.Close() // the node has its own copy
 	if err := makeCgroup(st.CGroup + "/" + n.Name + "/system"); err != nil {
 		return err
 	}
@@ -187,13 +187,13 @@ func forward(ctx context.Context, l net.Listener, addr string, dial dialFunc) {
 			return
 		}
 		wg.Go(func() {
-			defer in.Close() //nolint:errcheck // the stream is over
+			defer in.Close() // the stream is over
 			out, err := dial(ctx, "tcp", addr)
 			if err != nil {
 				slog.Debug("forward", "to", addr, "err", err)
 				return
 			}
-			defer out.Close() //nolint:errcheck // the stream is over
+			defer out.Close() // the stream is over
 			defer context.AfterFunc(ctx, func() { _ = in.Close(); _ = out.Close() })()
 			pipe(in, out)
 		})

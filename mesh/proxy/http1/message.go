@@ -16,7 +16,7 @@ type Limits struct {
 // DefaultLimits are Envoy's.
 var DefaultLimits = Limits{HeadBytes: 60 << 10, Headers: 100}
 
-// A request or response that cannot be read. The codec of the listener answers requests with Status.
+// ParseError is a request or response that cannot be read. The codec of the listener answers requests with Status.
 type ParseError struct {
 	Status int
 	Detail string // in Envoy's words: the %RESPONSE_CODE_DETAILS% of the answer

@@ -70,7 +70,7 @@ func (x *exchange) serve(ctx context.Context, t *conf.RouteTable) {
 	}
 	f := x.route.Forward
 	var w *conf.WeightedCluster
-	name := ""
+	var name string
 	if f.ClusterHeader != nil {
 		name = string(s.Req.Get(string(f.ClusterHeader)))
 	} else {
