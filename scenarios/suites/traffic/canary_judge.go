@@ -121,6 +121,9 @@ func (run canaryRun) why(s step, w expect.Window, sources []source) string {
 		for _, v := range sortedKeys(versions) {
 			parts = append(parts, fmt.Sprintf("%s %.1f%%", v, 100*float64(versions[v])/float64(n)))
 		}
+		if lost := len(rs) - n; lost > 0 {
+			parts = append(parts, fmt.Sprintf("and lost %s, of whichever version", verdict.Group(lost)))
+		}
 		where = append(where, src.name+" saw "+strings.Join(parts, ", "))
 	}
 	lines = append(lines, "where   "+strings.Join(where, "; "))
@@ -283,7 +286,7 @@ func (run canaryRun) judgeGuard() verdict.Claim {
 			},
 			{Name: "steal", Share: run.host.Steal, Allowed: stealMax, Unknown: run.host.Steal < 0},
 		},
-		ClockJump: run.host.ClockJump, ClockJumpMax: clockJumpMax, Restarts: run.restarts,
+		ClockJump: run.host.ClockJump, ClockJumpMax: clockJumpMax, Restarts: run.disturbed,
 	}
 	if sends > 0 {
 		g.LateShare = float64(late) / float64(sends)

@@ -12,6 +12,7 @@ import (
 	"github.com/meshproof/meshproof/scenarios/expect"
 	"github.com/meshproof/meshproof/scenarios/lab"
 	"github.com/meshproof/meshproof/scenarios/record"
+	"github.com/meshproof/meshproof/scenarios/workload"
 )
 
 // world answers requests of a simulated run; a case breaks one thing of it.
@@ -224,7 +225,13 @@ func TestJudgeGuard(t *testing.T) {
 	if c := run.judgeGuard(); c.Outcome != verdict.Inconclusive {
 		t.Errorf("pressure 0.6 after 0.2: %s", c.Outcome)
 	}
-	run.restarts = []string{"hello/x (1 times)"}
+	before := map[string]workload.Pod{"hello/x": {Ready: true}, "hello/y": {Ready: true}, "hello/z": {Ready: true}, "hello/w": {Ready: true}, "hello/v": {Ready: true}}
+	after := map[string]workload.Pod{"hello/x": {Ready: true, Restarts: 1}, "hello/y": {Since: time.Unix(60, 0)}, "hello/z": {Ready: true, Since: time.Unix(61, 0)}, "hello/w": {Ready: true}}
+	run.disturbed = disturbed(before, after)
+	want := "hello/v (gone); hello/x (1 times); hello/y (no restart, but not Ready since 00:01:00); hello/z (no restart, but not Ready until 00:01:01)"
+	if got := strings.Join(run.disturbed, "; "); got != want {
+		t.Errorf("disturbed: %s, want %s", got, want)
+	}
 	run.host.CPUStall = 0.3
 	if c := run.judgeGuard(); c.Outcome != verdict.Inconclusive || !strings.Contains(c.Reason, "hello/x") {
 		t.Errorf("restart: %s, %s", c.Outcome, c.Reason)
