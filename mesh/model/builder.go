@@ -325,10 +325,7 @@ func (b *Builder) endpointsOf(key, host string, s *Snapshot) *Endpoints {
 				if port.Port == nil {
 					continue
 				}
-				e := &Endpoint{Address: ep.Addresses[0], Port: uint32(*port.Port), Healthy: true, Pod: pod}
-				if ep.NodeName != nil {
-					e.Node = *ep.NodeName
-				}
+				e := &Endpoint{Address: ep.Addresses[0], Port: uint32(*port.Port), Pod: pod}
 				if ep.Zone != nil {
 					e.Zone = *ep.Zone
 				}

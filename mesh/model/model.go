@@ -127,13 +127,10 @@ type Endpoints struct {
 
 // Endpoint is one address of a service port.
 type Endpoint struct {
-	Address  string
-	Port     uint32
-	Healthy  bool
-	Draining bool
-	Pod      *Pod // nil when the address is not a pod's
-	Node     string
-	Zone     string
+	Address string
+	Port    uint32
+	Pod     *Pod // nil when the address is not a pod's
+	Zone    string
 }
 
 // Pod is a workload instance.

@@ -163,7 +163,7 @@ func serviceCluster(svc *model.Service, p model.Port, subset string, policy *net
 	if k := tcp.GetTcpKeepalive(); k != nil {
 		c.UpstreamConnectionOptions = &clusterv3.UpstreamConnectionOptions{TcpKeepalive: keepalive(k)}
 	}
-	applyBalancer(c, policy.GetLoadBalancer(), svc)
+	applyBalancer(c, policy.GetLoadBalancer())
 	applyHTTP(c, p.Protocol, policy.GetConnectionPool())
 	applyTLS(c, p, subset, svc, policy.GetTls(), ids)
 	return c
@@ -191,7 +191,7 @@ func unlimited() *clusterv3.CircuitBreakers {
 	}}}
 }
 
-func applyBalancer(c *clusterv3.Cluster, lb *networking.LoadBalancerSettings, svc *model.Service) {
+func applyBalancer(c *clusterv3.Cluster, lb *networking.LoadBalancerSettings) {
 	switch lb.GetSimple() {
 	case networking.LoadBalancerSettings_ROUND_ROBIN:
 		c.LbPolicy = clusterv3.Cluster_ROUND_ROBIN
@@ -254,11 +254,8 @@ func applyTLS(c *clusterv3.Cluster, p model.Port, subset string, svc *model.Serv
 	}
 	switch {
 	case tls == nil:
-		if p.Protocol == model.HTTPS || p.Protocol == model.TLS || c.GetType() == clusterv3.Cluster_ORIGINAL_DST {
-			// The application's own TLS is carried inside mutual TLS as any bytes are; only original destination has no endpoints to ask.
-			if c.GetType() == clusterv3.Cluster_ORIGINAL_DST {
-				return
-			}
+		if c.GetType() == clusterv3.Cluster_ORIGINAL_DST {
+			return // no endpoints that could say what they take
 		}
 		c.TransportSocketMatches = []*clusterv3.Cluster_TransportSocketMatch{
 			{Name: "tlsMode-istio", Match: stringStruct("tlsMode", "istio"), TransportSocket: mutual()},

@@ -5,10 +5,12 @@ import (
 	"html/template"
 	"math"
 	"sort"
+	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
 
+	"github.com/meshproof/meshproof/reports/evidence"
 	"github.com/meshproof/meshproof/reports/verdict"
 )
 
@@ -32,6 +34,8 @@ type chart struct {
 	Flags   template.HTML
 	FlagsH  int
 	Axis    template.HTML
+	colour  map[string]int // of a version: the same in every stream
+	heights heights
 	Streams []streamChart
 	Marks   []markRow
 	Data    chartData
@@ -42,6 +46,16 @@ type streamChart struct {
 	Bands    []band
 	Versions []legendEntry
 	Table    []verdict.Second
+}
+
+// Heights of the three bands in pixels. Many streams are drawn lower, so that the first ones fit a screen together.
+type heights struct{ latency, rate, share int }
+
+func heightsFor(streams int) heights {
+	if streams > 3 {
+		return heights{88, 34, 48}
+	}
+	return heights{132, 54, 96}
 }
 
 type band struct {
@@ -75,18 +89,14 @@ type chartData struct {
 }
 
 type dataStream struct {
-	Name string    `json:"name"`
-	Bins []dataBin `json:"bins"`
+	Name     string    `json:"name"`
+	Versions []string  `json:"versions"`
+	Bins     []dataBin `json:"bins"`
 }
 
-type dataBin struct {
-	T        float64        `json:"t"`
-	Width    float64        `json:"w"`
-	N        int            `json:"n"`
-	Failed   int            `json:"f"`
-	Text     string         `json:"l"` // percentiles, with units
-	Versions map[string]int `json:"v"`
-}
+// dataBin is start and width in seconds, requests, failed, p50, p90, p99 and max in milliseconds, then the answers of each
+// version. There are thousands in a page, so they have no names.
+type dataBin []float64
 
 type dataEvent struct {
 	T    float64 `json:"t"`
@@ -98,9 +108,12 @@ func newChart(s verdict.Scenario) (*chart, bool) {
 	if a.span <= 0 {
 		return nil, false
 	}
-	c := &chart{axis: a, Data: chartData{Span: a.span, Streams: []dataStream{}, Events: []dataEvent{}}}
+	c := &chart{axis: a, colour: map[string]int{}, heights: heightsFor(len(s.Streams)), Data: chartData{Span: a.span, Streams: []dataStream{}, Events: []dataEvent{}}}
 	marks := c.marks(s)
 	c.Axis = a.ticks()
+	for i, v := range versionsOf(s.Streams...) {
+		c.colour[v] = i
+	}
 	for _, st := range s.Streams {
 		if len(st.Seconds) > 0 {
 			c.stream(st, marks)
@@ -141,8 +154,9 @@ func (a axis) ticks() template.HTML {
 	return template.HTML(b.String()) //nolint:gosec // numbers only
 }
 
-// marks places the flags of events in rows, so that none covers another at the width of a laptop; the rest keep their
-// number. It returns the lines that every band draws.
+// marks places the flags of events in rows, so that none covers another at the width of a laptop; the page's script places
+// them anew when it zooms. It returns the lines that every band draws. Events of one kind and name that happened together,
+// such as one change to two routes, share a flag.
 func (c *chart) marks(s verdict.Scenario) string {
 	const rows, rowHeight, wide, letter = 4, 17, 900.0, 6.6
 	var ends [rows]float64
@@ -151,56 +165,84 @@ func (c *chart) marks(s verdict.Scenario) string {
 	}
 	var flags, out strings.Builder
 	used := 1
-	for i, e := range s.Events {
+	for i := 0; i < len(s.Events); i++ {
+		e, first := s.Events[i], i+1
+		c.addMark(first, e)
+		for i+1 < len(s.Events) && together(e, s.Events[i+1]) {
+			i++
+			c.addMark(i+1, s.Events[i])
+		}
 		f := c.axis.at(e.Time)
-		c.Marks = append(c.Marks, markRow{i + 1, offset(e.Time.Sub(c.axis.from)), e.Kind, e.Name, detail(e.Detail)})
 		if f < -0.001 || f > 1.001 {
 			continue
 		}
 		f = min(max(f, 0), 1)
-		kind := markClass(e.Kind)
-		c.Data.Events = append(c.Data.Events, dataEvent{f * c.axis.span, fmt.Sprintf("%d %s %s", i+1, e.Kind, e.Name)})
-		fmt.Fprintf(&out, `<line class="mark %s" x1="%.3f" x2="%.3f" y1="0" y2="100"/>`, kind, f*chartUnits, f*chartUnits)
-		number := fmt.Sprint(i + 1)
-		name := number + " " + e.Name
-		left, width := f*wide, float64(utf8.RuneCountInString(name))*letter+10
+		kind, number := markClass(e.Kind), fmt.Sprint(first)
+		if i+1 > first {
+			number += fmt.Sprintf("-%d", i+1)
+		}
+		name := strings.TrimSpace(e.Kind + " " + strings.TrimPrefix(e.Name, e.Kind+" "))
+		c.Data.Events = append(c.Data.Events, dataEvent{round(f*c.axis.span, 1e6), number + " " + name})
+		fmt.Fprintf(&out, `<line class="mark %s" x1="%.2f" x2="%.2f" y1="0" y2="100"/>`, kind, f*chartUnits, f*chartUnits)
+		left, width := f*wide, float64(utf8.RuneCountInString(number+" "+name))*letter+10
 		anchor, dx := "start", 3
 		if left+width > wide {
 			anchor, dx, left = "end", -3, left-width
 		}
+		y, hidden := 13, ` visibility="hidden"`
 		for row := range rows {
 			if ends[row] < left {
 				ends[row] = left + width
 				used = max(used, row+1)
-				fmt.Fprintf(&flags, `<text class="flag %s" data-f="%.6f" x="%.3f%%" dx="%d" y="%d" text-anchor="%s"><tspan class="num">%s</tspan><tspan class="name"> %s</tspan><title>%s: %s</title></text>`,
-					kind, f, f*100, dx, row*rowHeight+13, anchor, number, esc(e.Name), esc(e.Kind), esc(e.Name))
+				y, hidden = row*rowHeight+13, ""
 				break
 			}
 		}
+		fmt.Fprintf(&flags, `<text class="flag %s" data-f="%.6f" x="%.3f%%" dx="%d" y="%d" text-anchor="%s"%s><tspan class="num">%s</tspan><tspan class="name"> %s</tspan></text>`,
+			kind, f, f*100, dx, y, anchor, hidden, number, esc(name))
 	}
 	c.FlagsH = used*rowHeight + 3
 	c.Flags = template.HTML(flags.String()) //nolint:gosec // every text in it went through esc
 	return out.String()
 }
 
+func (c *chart) addMark(number int, e evidence.Event) {
+	c.Marks = append(c.Marks, markRow{number, offset(e.Time.Sub(c.axis.from)), e.Kind, e.Name, detail(e.Detail)})
+}
+
+func together(a, b evidence.Event) bool {
+	return a.Kind == b.Kind && a.Name == b.Name && b.Time.Sub(a.Time).Abs() < 10*time.Millisecond
+}
+
+// ms is seconds in milliseconds, at four digits.
+func ms(seconds float64) float64 {
+	v, err := strconv.ParseFloat(strconv.FormatFloat(seconds*1e3, 'g', 4, 64), 64)
+	if err != nil {
+		return 0 // cannot be: it was just written
+	}
+	return v
+}
+
+func round(v, places float64) float64 { return math.Round(v*places) / places }
+
 func (c *chart) stream(st verdict.Stream, marks string) {
 	sc := streamChart{Name: st.Name, Table: st.Seconds}
 	versions := versionsOf(st)
-	for i, v := range versions {
-		sc.Versions = append(sc.Versions, legendEntry{versionClass(i), v})
+	for _, v := range versions {
+		sc.Versions = append(sc.Versions, legendEntry{versionClass(c.colour[v]), v})
 	}
 	sc.Bands = append(sc.Bands, c.latency(st, marks), c.outcome(st, marks))
 	if len(versions) > 0 {
 		sc.Bands = append(sc.Bands, c.share(st, versions, marks))
 	}
 	c.Streams = append(c.Streams, sc)
-	d := dataStream{Name: st.Name}
+	d := dataStream{Name: st.Name, Versions: versions}
 	for _, b := range st.Seconds {
-		text := ""
-		if b.Requests > 0 {
-			text = fmt.Sprintf("p50 %s, p90 %s, p99 %s, max %s", verdict.Seconds(b.P50), verdict.Seconds(b.P90), verdict.Seconds(b.P99), verdict.Seconds(b.Max))
+		bin := dataBin{round(b.Start.Sub(c.axis.from).Seconds(), 1e4), b.Width, float64(b.Requests), float64(b.Failed), ms(b.P50), ms(b.P90), ms(b.P99), ms(b.Max)}
+		for _, v := range versions {
+			bin = append(bin, float64(b.Versions[v]))
 		}
-		d.Bins = append(d.Bins, dataBin{math.Round(b.Start.Sub(c.axis.from).Seconds()*1e6) / 1e6, b.Width, b.Requests, b.Failed, text, b.Versions})
+		d.Bins = append(d.Bins, bin)
 	}
 	c.Data.Streams = append(c.Data.Streams, d)
 }
@@ -218,7 +260,7 @@ func (c *chart) latency(st verdict.Stream, marks string) band {
 	}
 	y := func(v float64) float64 { return 100 - 100*math.Log(max(v, low)/low)/math.Log(high/low) }
 	bd := band{Name: "latency", Label: fmt.Sprintf("Latency of %s over time, logarithmic: p50 %s, p90 %s, p99 %s over the whole stream", st.Name,
-		verdict.Seconds(st.Latency.P50), verdict.Seconds(st.Latency.P90), verdict.Seconds(st.Latency.P99)), Height: 132}
+		verdict.Seconds(st.Latency.P50), verdict.Seconds(st.Latency.P90), verdict.Seconds(st.Latency.P99)), Height: c.heights.latency}
 	var out strings.Builder
 	for v := math.Pow(10, math.Floor(math.Log10(low))); v <= high*1.001; v *= 10 {
 		for _, m := range []float64{1, 2, 5} {
@@ -233,12 +275,14 @@ func (c *chart) latency(st verdict.Stream, marks string) band {
 	bd.Ticks = spread(bd.Ticks)
 	for _, run := range runs(st.Seconds) {
 		var top, bottom []string
+		var most strings.Builder
 		for _, b := range run {
 			x := c.mid(b)
-			top = append(top, fmt.Sprintf("%.2f,%.2f", x, y(b.P99)))
-			bottom = append([]string{fmt.Sprintf("%.2f,%.2f", x, y(b.P50))}, bottom...)
-			fmt.Fprintf(&out, `<path class="max" d="M%.2f %.2fh0"/>`, x, y(b.Max))
+			top = append(top, fmt.Sprintf("%.1f,%.1f", x, y(b.P99)))
+			bottom = append([]string{fmt.Sprintf("%.1f,%.1f", x, y(b.P50))}, bottom...)
+			fmt.Fprintf(&most, "M%.1f %.1fh0", x, y(b.Max))
 		}
+		fmt.Fprintf(&out, `<path class="max" d="%s"/>`, most.String())
 		fmt.Fprintf(&out, `<polygon class="spread" points="%s %s"/>`, strings.Join(top, " "), strings.Join(bottom, " "))
 		for _, q := range []struct {
 			class string
@@ -246,7 +290,7 @@ func (c *chart) latency(st verdict.Stream, marks string) band {
 		}{{"p99", func(b verdict.Second) float64 { return b.P99 }}, {"p90", func(b verdict.Second) float64 { return b.P90 }}, {"p50", func(b verdict.Second) float64 { return b.P50 }}} {
 			var pts []string
 			for _, b := range run {
-				pts = append(pts, fmt.Sprintf("%.2f,%.2f", c.mid(b), y(q.of(b))))
+				pts = append(pts, fmt.Sprintf("%.1f,%.1f", c.mid(b), y(q.of(b))))
 			}
 			fmt.Fprintf(&out, `<polyline class="line %s" points="%s"/>`, q.class, strings.Join(pts, " "))
 		}
@@ -264,19 +308,19 @@ func (c *chart) outcome(st verdict.Stream, marks string) band {
 	top := niceAbove(most)
 	var ok, bad strings.Builder
 	for _, b := range st.Seconds {
-		x, w := c.axis.x(b.Start), b.Width/c.axis.span*chartUnits
+		x, end := c.edges(b)
 		h, f := 100*rate(b.Requests, b)/top, 100*rate(b.Failed, b)/top
 		if b.Failed > 0 {
 			f = max(f, 6) // one failure in thousands must be seen
 		}
-		fmt.Fprintf(&ok, "M%.2f 100V%.2fh%.2fV100z", x, 100-h, w)
+		fmt.Fprintf(&ok, "M%.2f 100V%.1fH%.2fV100z", x, 100-h, end)
 		if f > 0 {
-			fmt.Fprintf(&bad, "M%.2f 100V%.2fh%.2fV100z", x, 100-f, w)
+			fmt.Fprintf(&bad, "M%.2f 100V%.1fH%.2fV100z", x, 100-f, end)
 		}
 	}
 	svg := fmt.Sprintf(`<path class="ok" d="%s"/><path class="bad" d="%s"/>`, ok.String(), bad.String())
 	return band{Name: "requests/s", Label: fmt.Sprintf("Requests a second of %s, failed ones marked: %s failed of %s", st.Name, verdict.Group(failed(st)), verdict.Group(st.Requests)),
-		Height: 54, Ticks: []tick{{10, verdict.Group(int(top))}, {90, "0"}}, SVG: template.HTML(svg + marks)} //nolint:gosec // numbers only
+		Height: c.heights.rate, Ticks: []tick{{10, verdict.Group(int(top))}, {90, "0"}}, SVG: template.HTML(svg + marks)} //nolint:gosec // numbers only
 }
 
 func (c *chart) share(st verdict.Stream, versions []string, marks string) band {
@@ -289,21 +333,27 @@ func (c *chart) share(st verdict.Stream, versions []string, marks string) band {
 		if total == 0 {
 			continue
 		}
-		x, w, y := c.axis.x(b.Start), b.Width/c.axis.span*chartUnits, 100.0
+		x, end := c.edges(b)
+		y := 100.0
 		for i, v := range versions {
 			if h := 100 * float64(b.Versions[v]) / float64(total); h > 0 {
-				fmt.Fprintf(&paths[i], "M%.2f %.2fv%.2fh%.2fv%.2fz", x, y, -h, w, h)
+				fmt.Fprintf(&paths[i], "M%.2f %.1fV%.1fH%.2fV%.1fz", x, y, y-h, end, y)
 				y -= h
 			}
 		}
 	}
 	var out strings.Builder
-	for i := range versions {
-		fmt.Fprintf(&out, `<path class="%s" d="%s"/>`, versionClass(i), paths[i].String())
+	for i, v := range versions {
+		fmt.Fprintf(&out, `<path class="%s" d="%s"/>`, versionClass(c.colour[v]), paths[i].String())
 	}
 	out.WriteString(`<line class="grid over" x1="0" x2="1000" y1="50" y2="50"/>`)
-	return band{Name: "share", Label: "Share of answers by version over time: " + strings.Join(versions, ", "), Height: 96,
+	return band{Name: "share of versions", Label: "Share of answers by version over time: " + strings.Join(versions, ", "), Height: c.heights.share,
 		Ticks: []tick{{7, "100%"}, {50, "50%"}, {93, "0%"}}, SVG: template.HTML(out.String() + marks)} //nolint:gosec // numbers only
+}
+
+// edges of a bin; the end of one is the start of the next to the digit that is written, so that no seam shows.
+func (c *chart) edges(b verdict.Second) (x, end float64) {
+	return c.axis.x(b.Start), c.axis.x(b.Start.Add(time.Duration(b.Width * float64(time.Second))))
 }
 
 func (c *chart) mid(b verdict.Second) float64 {
@@ -332,21 +382,23 @@ func runs(bins []verdict.Second) [][]verdict.Second {
 func spread(ticks []tick) []tick {
 	var out []tick
 	for _, t := range ticks {
-		if len(out) == 0 || math.Abs(out[len(out)-1].Y-t.Y) > 13 {
+		if len(out) == 0 || math.Abs(out[len(out)-1].Y-t.Y) > 16 {
 			out = append(out, t)
 		}
 	}
 	return out
 }
 
-func versionsOf(st verdict.Stream) []string {
+func versionsOf(streams ...verdict.Stream) []string {
 	seen := map[string]bool{}
 	var out []string
-	for _, b := range st.Seconds {
-		for v := range b.Versions {
-			if !seen[v] {
-				seen[v] = true
-				out = append(out, v)
+	for _, st := range streams {
+		for _, b := range st.Seconds {
+			for v := range b.Versions {
+				if !seen[v] {
+					seen[v] = true
+					out = append(out, v)
+				}
 			}
 		}
 	}

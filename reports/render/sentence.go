@@ -44,11 +44,8 @@ func Sentence(r verdict.Report) string {
 		verb = "is inconclusive"
 	}
 	what := firstLine(worst.Error)
-	for _, c := range worst.Claims {
-		if c.Outcome == r.Outcome {
-			what = c.Statement + ": " + lead(c)
-			break
-		}
+	if c, ok := key(*worst); ok && c.Outcome == r.Outcome && (worst.Error == "" || r.Outcome == verdict.Fail) {
+		what = telling(*worst, c)
 	}
 	out := fmt.Sprintf("%s %s%s: %s.", worst.ID, verb, on, strings.TrimSuffix(what, "."))
 	if n := byOutcome[r.Outcome] - 1; n > 0 {
@@ -79,19 +76,50 @@ func lead(c verdict.Claim) string {
 	return "observed " + c.Observed
 }
 
-// key is the claim that speaks for a scenario: the first that did not pass, else the first.
+// telling is a claim that did not pass, with why; the guard's why needs no more.
+func telling(s verdict.Scenario, c verdict.Claim) string {
+	if c.ID == s.Guard && c.Reason != "" {
+		return lead(c)
+	}
+	return c.Statement + ": " + lead(c)
+}
+
+// key is the claim that speaks for a scenario: the first that failed, else a guard that tripped, else the first that is
+// inconclusive, else the first.
 func key(s verdict.Scenario) (verdict.Claim, bool) {
-	for _, want := range []verdict.Outcome{verdict.Fail, verdict.Inconclusive} {
+	first := func(ok func(verdict.Claim) bool) (verdict.Claim, bool) {
 		for _, c := range s.Claims {
-			if c.Outcome == want {
+			if ok(c) {
 				return c, true
 			}
 		}
-	}
-	if len(s.Claims) == 0 {
 		return verdict.Claim{}, false
 	}
-	return s.Claims[0], true
+	for _, ok := range []func(verdict.Claim) bool{
+		func(c verdict.Claim) bool { return c.Outcome == verdict.Fail },
+		func(c verdict.Claim) bool { return c.Outcome == verdict.Inconclusive && c.ID == s.Guard },
+		func(c verdict.Claim) bool { return c.Outcome == verdict.Inconclusive },
+		func(verdict.Claim) bool { return true },
+	} {
+		if c, found := first(ok); found {
+			return c, true
+		}
+	}
+	return verdict.Claim{}, false
+}
+
+// keyNumber is what the overview says of a scenario.
+func keyNumber(s verdict.Scenario) string {
+	c, ok := key(s)
+	switch {
+	case s.Error != "" && c.Outcome != verdict.Fail:
+		return firstLine(s.Error)
+	case !ok:
+		return ""
+	case c.ID == s.Guard && c.Outcome != verdict.Pass:
+		return lead(c)
+	}
+	return c.Statement + ": " + c.Observed
 }
 
 func firstLine(s string) string {

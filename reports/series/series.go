@@ -17,7 +17,7 @@ type Options struct {
 	Name, Target string
 	Rate         float64       // intended requests per second, for the report
 	LateBound    time.Duration // a send later than this after its intended start is late; 0 means 10 ms
-	Bin          time.Duration // width of a bin; 0 chooses the finest of a fixed list that gives at most 300 bins
+	Bin          time.Duration // width of a bin; 0 chooses the finest of a fixed list that gives at most 300 bins of 10 requests or more on average
 }
 
 // Histograms hold 1 microsecond to an hour at three digits; the ends saturate.
@@ -26,6 +26,7 @@ const (
 	highest = int64(time.Hour)
 	figures = 3
 	maxBins = 300
+	perBin  = 10 // requests, on average, so that the quantiles of a bin mean something
 )
 
 // Stream sums up requests, in any order. Requests that were cancelled by the end of the run are no evidence and are left
@@ -61,7 +62,7 @@ func Stream(requests []evidence.Request, o Options) (verdict.Stream, error) {
 		return s, fmt.Errorf("stream %q: intended times from %d to %d are no span of time", o.Name, first, counted[len(counted)-1].Intended)
 	}
 	if o.Bin == 0 {
-		o.Bin = binFor(span)
+		o.Bin = binFor(span, len(counted))
 	}
 	if o.Bin < 0 || span/o.Bin > 100_000 {
 		return s, fmt.Errorf("stream %q: bins of %v over %v are too many", o.Name, o.Bin, span)
@@ -121,14 +122,15 @@ func label(r evidence.Request) string {
 	return r.App + " " + r.Version
 }
 
-func binFor(span time.Duration) time.Duration {
+func binFor(span time.Duration, requests int) time.Duration {
+	bins := time.Duration(min(maxBins, max(requests/perBin, 1)))
 	for _, b := range []time.Duration{100 * time.Millisecond, 250 * time.Millisecond, 500 * time.Millisecond, time.Second, 2 * time.Second,
 		5 * time.Second, 10 * time.Second, 30 * time.Second, time.Minute, 5 * time.Minute} {
-		if span/b < maxBins {
+		if span/b < bins {
 			return b
 		}
 	}
-	return span/maxBins + 1
+	return span/bins + 1
 }
 
 func newHistogram() *hdrhistogram.Histogram { return hdrhistogram.New(lowest, highest, figures) }

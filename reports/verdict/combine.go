@@ -1,5 +1,7 @@
 package verdict
 
+import "strings"
+
 // Combine folds outcomes into one: fail beats inconclusive beats pass, and pass beats skip. Nothing at all is
 // inconclusive: a scenario that claimed nothing has shown nothing.
 func Combine(outcomes ...Outcome) Outcome {
@@ -26,18 +28,20 @@ func severity(o Outcome) int {
 
 // Judge sets the outcome of a scenario from its claims. An Error makes it inconclusive unless a claim already failed: what
 // could not be carried out is neither proof nor disproof. A tripped guard turns failures of other claims into
-// inconclusive ones, and says so in their Reason; guard is the ID of that claim, empty for none.
+// inconclusive ones, and says so in their Reason; only a Firm claim keeps its failure. guard is the ID of that claim,
+// empty for none.
 func Judge(s *Scenario, guard string) {
+	s.Guard = guard
 	starved := ""
 	for i := range s.Claims {
 		if c := &s.Claims[i]; guard != "" && c.ID == guard && c.Outcome == Inconclusive {
-			starved = c.Reason
+			starved, _, _ = strings.Cut(c.Reason, "\n")
 		}
 	}
 	var all []Outcome
 	for i := range s.Claims {
 		c := &s.Claims[i]
-		if starved != "" && c.Outcome == Fail {
+		if starved != "" && c.Outcome == Fail && !c.Firm {
 			c.Outcome = Inconclusive
 			c.Reason = join(c.Reason, "not counted as a failure: "+starved)
 		}

@@ -86,8 +86,9 @@ func (s Share) PowerAt(n int) float64 {
 
 // Required is the smallest sample size from which on every size keeps the promised power. Counts are a lattice, so power
 // is not monotone in n: some smaller sizes keep the promise too, and Claim accepts those, since it computes the power of
-// the size that it is given. An exact claim requires as many samples as bound the share of strays by Catch at level alpha,
-// or one where no Catch is named.
+// the size that it is given. An exact claim requires as many samples as show a stray with the promised power if the share of
+// strays is Catch, the smallest n with (1-Catch)^n <= 1-power; alpha does not enter, since true claims never have a
+// stray. One is enough where no Catch is named.
 func (s Share) Required() int {
 	alpha, power := s.promises()
 	if s.exact() {

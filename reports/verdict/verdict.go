@@ -31,6 +31,8 @@ type Claim struct {
 	Confounder string   `json:"confounder,omitempty"` // what else would explain a failure
 	Evidence   []string `json:"evidence,omitempty"`   // paths relative to the run's folder
 
+	Firm bool `json:"firm,omitempty"` // starvation of the host cannot explain a failure: it stands even if the guard tripped
+
 	Window   *Window   `json:"window,omitempty"`   // the time that the claim speaks of
 	Interval *Interval `json:"interval,omitempty"` // the figures, where they are numbers on one scale
 }
@@ -63,6 +65,7 @@ type Scenario struct {
 	Streams  []Stream           `json:"streams"`
 	Topology Topology           `json:"topology"`
 	Timings  map[string]float64 `json:"timings,omitempty"` // seconds by name
+	Guard    string             `json:"guard,omitempty"`   // ID of the claim that says whether the host let the others be judged
 	Error    string             `json:"error,omitempty"`   // the scenario could not be carried out
 }
 
