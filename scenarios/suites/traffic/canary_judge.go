@@ -21,6 +21,7 @@ const (
 	stealMax     = 0.10
 	clockJumpMax = 250 * time.Millisecond
 	stallSlack   = 0.25 // of CPU pressure beyond the calibration
+	stallFloor   = 0.90 // of CPU pressure that is allowed whatever the calibration saw, since it was short; late sends tell more
 )
 
 // samples is how many samples the test of a share needs.
@@ -281,7 +282,7 @@ func (run canaryRun) judgeGuard() verdict.Claim {
 		LateBound: lateBound.Seconds(), LateMax: lateMax,
 		Loads: []verdict.HostLoad{
 			{
-				Name: "CPU pressure (PSI some)", Share: run.host.CPUStall, Allowed: min(1, run.calibration.CPUStall+stallSlack),
+				Name: "CPU pressure (PSI some)", Share: run.host.CPUStall, Allowed: min(1, max(stallFloor, run.calibration.CPUStall+stallSlack)),
 				Unknown: run.host.CPUStall < 0 || run.calibration.CPUStall < 0,
 			},
 			{Name: "steal", Share: run.host.Steal, Allowed: stealMax, Unknown: run.host.Steal < 0},

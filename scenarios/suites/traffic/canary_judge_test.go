@@ -221,9 +221,9 @@ func TestJudgeGuard(t *testing.T) {
 		t.Errorf("10%% late: %s, %s", c.Outcome, c.Reason)
 	}
 	run = simulate(honest(), 1)
-	run.calibration.CPUStall, run.host.CPUStall = 0.2, 0.6
+	run.calibration.CPUStall, run.host.CPUStall = 0.2, 0.95
 	if c := run.judgeGuard(); c.Outcome != verdict.Inconclusive {
-		t.Errorf("pressure 0.6 after 0.2: %s", c.Outcome)
+		t.Errorf("pressure 0.95 after 0.2: %s", c.Outcome)
 	}
 	before := map[string]workload.Pod{"hello/x": {Ready: true}, "hello/y": {Ready: true}, "hello/z": {Ready: true}, "hello/w": {Ready: true}, "hello/v": {Ready: true}}
 	after := map[string]workload.Pod{"hello/x": {Ready: true, Restarts: 1}, "hello/y": {Since: time.Unix(60, 0)}, "hello/z": {Ready: true, Since: time.Unix(61, 0)}, "hello/w": {Ready: true}}
