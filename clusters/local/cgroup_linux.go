@@ -171,7 +171,10 @@ func removeCgroup(name string, budget time.Duration) (left []string, err error) 
 		return []string{"cgroup " + name}, err
 	}
 	deadline := time.Now().Add(budget)
-	for {
+	// The kernel empties groups of dead processes a little later.
+	again := time.NewTicker(2 * time.Millisecond)
+	defer again.Stop()
+	for ; ; <-again.C {
 		left, err = nil, nil
 		for _, h := range hs {
 			dir := filepath.Join(h.path, name)
@@ -183,7 +186,6 @@ func removeCgroup(name string, budget time.Duration) (left []string, err error) 
 		if len(left) == 0 || time.Now().After(deadline) {
 			return left, err
 		}
-		time.Sleep(2 * time.Millisecond) // the kernel empties groups of dead processes a little later
 	}
 }
 

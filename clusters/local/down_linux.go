@@ -139,9 +139,11 @@ func killNamed(files []string) (ps []process) {
 // nothing, and is not the lab's.
 func awaitReaped(ps []process) {
 	deadline := time.Now().Add(200 * time.Millisecond)
+	again := time.NewTicker(time.Millisecond)
+	defer again.Stop()
 	for _, p := range ps {
 		for !p.reaped() && time.Now().Before(deadline) {
-			time.Sleep(time.Millisecond)
+			<-again.C
 		}
 	}
 }
