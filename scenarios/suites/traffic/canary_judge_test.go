@@ -237,3 +237,28 @@ func TestJudgeGuard(t *testing.T) {
 		t.Errorf("restart: %s, %s", c.Outcome, c.Reason)
 	}
 }
+
+// A loss while the host stalled is not held against the mesh; the same loss a while later is.
+func TestJudgeLostInAStall(t *testing.T) {
+	for _, c := range []struct {
+		after time.Duration // of the loss, after the stall
+		want  verdict.Outcome
+	}{{time.Second, verdict.Inconclusive}, {6 * time.Second, verdict.Fail}} {
+		run := simulate(honest(), 1)
+		stall := run.changes[2].window.From
+		lost := false
+		for i := range run.requests {
+			r := &run.requests[i]
+			since := time.Unix(0, r.Intended).Sub(stall)
+			if since >= 0 && since < 600*time.Millisecond {
+				r.Sent += int64(400 * time.Millisecond)
+			}
+			if !lost && since >= c.after && since < c.after+time.Second {
+				r.Class, lost = "timeout", true
+			}
+		}
+		if got := run.judgeLost(); got.Outcome != c.want {
+			t.Errorf("%s after the stall: %s, want %s: %s", c.after, got.Outcome, c.want, got.Reason)
+		}
+	}
+}
