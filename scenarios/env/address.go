@@ -16,7 +16,7 @@ import (
 func (e *Env) NodePort(ctx context.Context, namespace, service string, port int32) (string, error) {
 	s, err := e.Client.Typed.CoreV1().Services(namespace).Get(ctx, service, metav1.GetOptions{})
 	if err != nil {
-		return "", fmt.Errorf("Service %s/%s: %w", namespace, service, err)
+		return "", fmt.Errorf("service %s/%s: %w", namespace, service, err)
 	}
 	name := service + "-nodeport"
 	manifest := fmt.Sprintf("apiVersion: v1\nkind: Service\nmetadata:\n  name: %s\n  namespace: %s\nspec:\n  type: NodePort\n  ports:\n  - name: http\n    port: %d\n  selector:\n", name, namespace, port)
@@ -33,14 +33,14 @@ func (e *Env) NodePort(ctx context.Context, namespace, service string, port int3
 func (e *Env) serviceNodePort(ctx context.Context, namespace, name string, port int32) (string, error) {
 	s, err := e.Client.Typed.CoreV1().Services(namespace).Get(ctx, name, metav1.GetOptions{})
 	if err != nil {
-		return "", fmt.Errorf("Service %s/%s: %w", namespace, name, err)
+		return "", fmt.Errorf("service %s/%s: %w", namespace, name, err)
 	}
 	for _, p := range s.Spec.Ports {
 		if p.Port == port && p.NodePort != 0 {
 			return e.Node(p.NodePort)
 		}
 	}
-	return "", fmt.Errorf("Service %s/%s has no node port for %d", namespace, name, port)
+	return "", fmt.Errorf("service %s/%s has no node port for %d", namespace, name, port)
 }
 
 // PodAddress is the address, for Dial, of a port of the first Ready pod that a selector picks.

@@ -4,8 +4,10 @@ package workload
 import (
 	"context"
 	"fmt"
+	"slices"
+	"time"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -99,26 +101,35 @@ func (c *Client) Deployments(ctx context.Context, namespace string) (Deployments
 	return d, nil
 }
 
-// Restarts is the number of container restarts of each pod of the namespaces, by "namespace/pod".
-func (c *Client) Restarts(ctx context.Context, namespaces ...string) (map[string]int, error) {
-	out := map[string]int{}
+// Pod is what scenarios watch of a pod they do not disturb.
+type Pod struct {
+	Restarts int       // of all its containers
+	Ready    bool      // now
+	Since    time.Time // it is, or is not, Ready; to the second
+}
+
+// Pods returns the pods of the namespaces by "namespace/name", without those that are on their way out.
+func (c *Client) Pods(ctx context.Context, namespaces ...string) (map[string]Pod, error) {
+	out := map[string]Pod{}
 	for _, ns := range namespaces {
 		pods, err := c.Typed.CoreV1().Pods(ns).List(ctx, metav1.ListOptions{})
-		if err != nil && !apierrors.IsNotFound(err) {
+		if err != nil {
 			return nil, fmt.Errorf("list pods of %s: %w", ns, err)
 		}
-		if err != nil {
-			continue
-		}
 		for _, p := range pods.Items {
-			n := 0
-			for _, s := range p.Status.ContainerStatuses {
-				n += int(s.RestartCount)
+			if p.DeletionTimestamp != nil {
+				continue
 			}
-			for _, s := range p.Status.InitContainerStatuses {
-				n += int(s.RestartCount)
+			var pod Pod
+			for _, s := range slices.Concat(p.Status.InitContainerStatuses, p.Status.ContainerStatuses) {
+				pod.Restarts += int(s.RestartCount)
 			}
-			out[ns+"/"+p.Name] = n
+			for _, cond := range p.Status.Conditions {
+				if cond.Type == corev1.PodReady {
+					pod.Ready, pod.Since = cond.Status == corev1.ConditionTrue, cond.LastTransitionTime.Time
+				}
+			}
+			out[ns+"/"+p.Name] = pod
 		}
 	}
 	return out, nil

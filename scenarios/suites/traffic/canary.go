@@ -45,7 +45,8 @@ type canaryRun struct {
 	host     record.Host // over the whole load
 	// calibration is the host under the same load while nothing changed.
 	calibration record.Host
-	restarts    []string // pods that restarted meanwhile
+	// disturbed says which pods went away, restarted or were not Ready meanwhile; no step of the canary does that.
+	disturbed []string
 }
 
 // Canary moves hello and reviews from their old version to the new one by weights, while load runs through the gateway and
@@ -73,7 +74,7 @@ func runCanary(ctx context.Context, e *env.Env, rec *record.Recorder) (canaryRun
 		return run, err
 	}
 
-	restarts, err := e.Client.Restarts(ctx, namespaces()...)
+	before, err := e.Client.Pods(ctx, namespaces()...)
 	if err != nil {
 		return run, err
 	}
@@ -104,18 +105,33 @@ func runCanary(ctx context.Context, e *env.Env, rec *record.Recorder) (canaryRun
 		return run, context.Cause(ctx)
 	}
 	rec.Event(time.Now(), "note", "host", host.Detail())
-	after, err := e.Client.Restarts(ctx, namespaces()...)
+	after, err := e.Client.Pods(ctx, namespaces()...)
 	if err != nil {
 		return run, err
 	}
-	for pod, n := range after {
-		if n > restarts[pod] {
-			run.restarts = append(run.restarts, fmt.Sprintf("%s (%d times)", pod, n-restarts[pod]))
-		}
-	}
-	slices.Sort(run.restarts)
+	run.disturbed = disturbed(before, after)
 	run.host, run.requests, run.events = host, rec.Requests(), rec.Events()
 	return run, nil
+}
+
+// disturbed compares the pods before and after the load.
+func disturbed(before, after map[string]workload.Pod) []string {
+	var out []string
+	for name, b := range before {
+		a, there := after[name]
+		switch {
+		case !there:
+			out = append(out, name+" (gone)")
+		case a.Restarts > b.Restarts:
+			out = append(out, fmt.Sprintf("%s (%d times)", name, a.Restarts-b.Restarts))
+		case !a.Ready:
+			out = append(out, fmt.Sprintf("%s (no restart, but not Ready since %s)", name, a.Since.UTC().Format(time.TimeOnly)))
+		case !a.Since.Equal(b.Since):
+			out = append(out, fmt.Sprintf("%s (no restart, but not Ready until %s)", name, a.Since.UTC().Format(time.TimeOnly)))
+		}
+	}
+	slices.Sort(out)
+	return out
 }
 
 // namespaces are those whose pods must not restart while the canary runs.

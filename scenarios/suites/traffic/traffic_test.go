@@ -42,7 +42,7 @@ func TestTraffic(t *testing.T) {
 		if s.Area != "traffic" {
 			continue
 		}
-		ginkgo.Describe(s.ID, ginkgo.Ordered, func() {
+		ginkgo.Describe(s.ID, func() {
 			ginkgo.It("passes with the bundled mesh", func(ctx ginkgo.SpecContext) {
 				r := run(ctx, t, root, s, "bundled")
 				gomega.Expect(r.Error).To(gomega.BeEmpty())
