@@ -145,7 +145,7 @@ func rollup(b *testing.B, pid int) map[string]float64 {
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer f.Close() //nolint:errcheck // read only
+	defer f.Close() // read only
 	out := map[string]float64{}
 	for s := bufio.NewScanner(f); s.Scan(); {
 		if w := strings.Fields(s.Text()); len(w) == 3 && w[2] == "kB" {

@@ -236,7 +236,7 @@ func (v *validator) policy(at string, p *networkingv1alpha3.TrafficPolicy) {
 }
 
 func (v *validator) settings(at string, lb *networkingv1alpha3.LoadBalancerSettings, cp *networkingv1alpha3.ConnectionPoolSettings, tls *networkingv1alpha3.ClientTLSSettings) {
-	//nolint:staticcheck // the old name is what this warns about
+	// the old name is what this warns about
 	if lb.GetSimple() == networkingv1alpha3.LoadBalancerSettings_LEAST_CONN {
 		v.warn(at+".loadBalancer.simple", "LEAST_CONN is the old name of LEAST_REQUEST", "say LEAST_REQUEST")
 	}

@@ -305,7 +305,7 @@ func accessLog(l *accesslogv3.AccessLog) (out conf.AccessLog, err error) {
 		if js := format.GetJsonFormat(); js != nil {
 			return out, jsonFormat(js, &out)
 		}
-		text = format.GetTextFormat() //nolint:staticcheck // older control planes
+		text = format.GetTextFormat() // older control planes
 		if src := format.GetTextFormatSource(); src != nil {
 			b, file, err := bytesOf(src)
 			if err != nil || file != "" {
