@@ -371,7 +371,7 @@ func httpGet(ctx context.Context, url string, dial func(ctx context.Context, net
 	if err != nil {
 		return "", err
 	}
-	defer res.Body.Close() //nolint:errcheck // read only
+	defer res.Body.Close() // read only
 	b, err := io.ReadAll(res.Body)
 	if err == nil && res.StatusCode != http.StatusOK {
 		err = fmt.Errorf("%s: %s", url, res.Status)

@@ -158,7 +158,7 @@ func (p *plain) Size() (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	defer r.Close() //nolint:errcheck // a reader of bytes
+	defer r.Close() // a reader of bytes
 	return io.Copy(io.Discard, r)
 }
 

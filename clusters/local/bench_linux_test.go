@@ -15,10 +15,22 @@ import (
 	"github.com/meshproof/meshproof/clusters/kube"
 )
 
+// downAtEnd removes the lab also when the benchmark gives up.
+func downAtEnd(b *testing.B, p *Provider, lab string) {
+	b.Helper()
+	b.Cleanup(func() {
+		if err := p.Down(context.WithoutCancel(b.Context()), lab); err != nil {
+			b.Error(err)
+		}
+		noLeftovers(b, p, lab)
+	})
+}
+
 // BenchmarkUpDown measures a one-node cluster from nothing to API, node and DNS ready, the parts of that, and its removal.
 func BenchmarkUpDown(b *testing.B) {
 	p := testProvider(b)
 	var downs time.Duration
+	downAtEnd(b, p, "bench")
 	steps := map[string]time.Duration{}
 	for b.Loop() {
 		start := time.Now()
@@ -36,7 +48,6 @@ func BenchmarkUpDown(b *testing.B) {
 		}
 		downs += time.Since(start)
 	}
-	noLeftovers(b, p, "bench")
 	n := float64(b.N)
 	for name, metric := range map[string]string{"API server": "api-s", "nodes": "node-s", "cluster DNS": "dns-s"} {
 		b.ReportMetric(steps[name].Seconds()/n, metric)
@@ -48,6 +59,7 @@ func BenchmarkUpDown(b *testing.B) {
 func BenchmarkFirstPod(b *testing.B) {
 	p := testProvider(b)
 	archive := clustertest.Archive(b)
+	downAtEnd(b, p, "bench-pod")
 	var load, ready time.Duration
 	for b.Loop() {
 		b.StopTimer()
@@ -94,6 +106,7 @@ func BenchmarkFirstPod(b *testing.B) {
 // proportional set sizes, and of it the anonymous pages. The time per operation means nothing here.
 func BenchmarkAtRest(b *testing.B) {
 	p := testProvider(b)
+	downAtEnd(b, p, "bench-rest")
 	for b.Loop() {
 		l, err := p.Up(b.Context(), one("bench-rest"), nil)
 		if err != nil {
@@ -132,7 +145,7 @@ func rollup(b *testing.B, pid int) map[string]float64 {
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer f.Close() //nolint:errcheck // read only
+	defer f.Close() // read only
 	out := map[string]float64{}
 	for s := bufio.NewScanner(f); s.Scan(); {
 		if w := strings.Fields(s.Text()); len(w) == 3 && w[2] == "kB" {

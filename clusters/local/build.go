@@ -37,6 +37,11 @@ func buildFlags() []string {
 	return []string{"-trimpath", "-buildvcs=false", "-tags", "no_btrfs,no_zfs,no_devmapper,no_aufs", "-ldflags", ld}
 }
 
+// Build makes sure that the node binaries are there, so that a later Up starts at once, and returns their folder.
+func (p *Provider) Build(ctx context.Context, progress clusters.Progress) (dir string, err error) {
+	return p.binaries(ctx, progress)
+}
+
 // binaries returns the folder of node binaries, building them first if nobody did yet.
 func (p *Provider) binaries(ctx context.Context, progress clusters.Progress) (string, error) {
 	if p.opts.Prebuilt != "" {
@@ -119,6 +124,7 @@ func goCommand(ctx context.Context, dir string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, "go", args...)
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOWORK=off", "GOFLAGS=-mod=readonly")
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) } // so that go ends its compilers too
 	cmd.WaitDelay = 10 * time.Second
 	return cmd
 }
@@ -133,6 +139,15 @@ func build(ctx context.Context, src, dir string, progress clusters.Progress) (er
 	}
 	total := bytes.Count(deps, []byte("\n"))
 
+	stale, err := filepath.Glob(filepath.Join(filepath.Dir(dir), "building-*")) // of builds that were killed: we hold the lock
+	if err != nil {
+		return err
+	}
+	for _, d := range stale {
+		if err := os.RemoveAll(d); err != nil {
+			return err
+		}
+	}
 	tmp, err := os.MkdirTemp(filepath.Dir(dir), "building-")
 	if err != nil {
 		return err

@@ -111,14 +111,14 @@ func inherit(from, to string) error {
 	return os.WriteFile(to, b, 0o644)
 }
 
-// joinCgroup moves this process, and with it all that it starts later, into the group.
-func joinCgroup(name string) error {
+// joinCgroup moves a process, and with it all that it starts later, into the group; 0 means this process.
+func joinCgroup(name string, pid int) error {
 	hs, err := hierarchies()
 	if err != nil {
 		return err
 	}
 	for _, h := range hs {
-		if err := os.WriteFile(filepath.Join(h.path, name, "cgroup.procs"), []byte("0"), 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(h.path, name, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0o644); err != nil {
 			return fmt.Errorf("join cgroup: %w", err)
 		}
 	}
@@ -171,7 +171,10 @@ func removeCgroup(name string, budget time.Duration) (left []string, err error) 
 		return []string{"cgroup " + name}, err
 	}
 	deadline := time.Now().Add(budget)
-	for {
+	// The kernel empties groups of dead processes a little later.
+	again := time.NewTicker(2 * time.Millisecond)
+	defer again.Stop()
+	for ; ; <-again.C {
 		left, err = nil, nil
 		for _, h := range hs {
 			dir := filepath.Join(h.path, name)
@@ -183,7 +186,6 @@ func removeCgroup(name string, budget time.Duration) (left []string, err error) 
 		if len(left) == 0 || time.Now().After(deadline) {
 			return left, err
 		}
-		time.Sleep(2 * time.Millisecond) // the kernel empties groups of dead processes a little later
 	}
 }
 

@@ -26,7 +26,7 @@ func TestParseHierarchies(t *testing.T) {
 }
 
 func TestProcess(t *testing.T) {
-	self, err := thisProcess()
+	self, err := findProcess(os.Getpid())
 	if err != nil {
 		t.Fatal(err)
 	}

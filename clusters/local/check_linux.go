@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -24,7 +25,7 @@ const (
 	diskToRun   = 1 << 30
 )
 
-// Check implements clusters.Provider. It changes nothing.
+// Check implements clusters.Provider. What it tries, namespaces and a cgroup, is gone when it returns.
 func (p *Provider) Check(ctx context.Context) []clusters.Check {
 	checks := []clusters.Check{checkKernel(), checkRoot(), checkNamespaces(ctx), checkCgroups()}
 	for _, b := range []string{"runc", "nft"} {
@@ -125,7 +126,45 @@ func checkCgroups() clusters.Check {
 		return missing(name, "mount cgroup2 on /sys/fs/cgroup with these controllers, or use the provider kind: --cluster kind",
 			"%s without %s", version, strings.Join(lacks, ", "))
 	}
-	return ok(name, "%s", version)
+	if os.Geteuid() != 0 {
+		return ok(name, "%s", version)
+	}
+	if err := tryCgroup(); err != nil {
+		return missing(name, "run on the host rather than in a container, or move the processes of its root cgroup into a child cgroup first", "%s: %v", version, err)
+	}
+	return ok(name, "%s, groups can be made", version)
+}
+
+// tryCgroup makes a group and looks whether it has the controllers: in a container's root cgroup the kernel may refuse.
+func tryCgroup() (err error) {
+	name := fmt.Sprintf("meshproof/probe-%d", os.Getpid())
+	defer func() {
+		_, e := removeCgroup(name, time.Second)
+		err = errors.Join(err, e)
+	}()
+	if err := makeCgroup(name); err != nil {
+		return err
+	}
+	hs, err := hierarchies()
+	if err != nil {
+		return err
+	}
+	for _, h := range hs {
+		if !h.v2 {
+			continue
+		}
+		want, err1 := os.ReadFile(filepath.Join(h.path, "cgroup.controllers"))
+		got, err2 := os.ReadFile(filepath.Join(h.path, name, "cgroup.controllers"))
+		if err := errors.Join(err1, err2); err != nil {
+			return err
+		}
+		for _, c := range []string{"cpu", "cpuset", "memory", "pids"} {
+			if slices.Contains(strings.Fields(string(want)), c) && !slices.Contains(strings.Fields(string(got)), c) {
+				return fmt.Errorf("controller %s cannot be passed on to new groups", c)
+			}
+		}
+	}
+	return nil
 }
 
 func checkBinary(name string) clusters.Check {

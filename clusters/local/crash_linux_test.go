@@ -142,6 +142,25 @@ func TestInterrupt(t *testing.T) {
 	noLeftovers(t, p, "interrupt")
 }
 
+// TestInterruptOfSecondUp leaves a lab alone that the interrupted call did not make.
+func TestInterruptOfSecondUp(t *testing.T) {
+	p := testProvider(t)
+	l := up(t, p, one("again"))
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	_, err := p.Up(ctx, one("again"), func(e clusters.Event) {
+		if e.Detail == "lab is there already" {
+			cancel()
+		}
+	})
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("up: %v, want context canceled", err)
+	}
+	if err := l.broken(); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestBrokenComponent shows why a lab does not come up, quickly, and removes it.
 func TestBrokenComponent(t *testing.T) {
 	p := testProvider(t)

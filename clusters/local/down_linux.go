@@ -139,9 +139,11 @@ func killNamed(files []string) (ps []process) {
 // nothing, and is not the lab's.
 func awaitReaped(ps []process) {
 	deadline := time.Now().Add(200 * time.Millisecond)
+	again := time.NewTicker(time.Millisecond)
+	defer again.Stop()
 	for _, p := range ps {
 		for !p.reaped() && time.Now().Before(deadline) {
-			time.Sleep(time.Millisecond)
+			<-again.C
 		}
 	}
 }
@@ -158,7 +160,7 @@ func unmountBelow(dir string) (left []string, err error) {
 			continue
 		}
 		if point := unescapeMount(f[4]); strings.HasPrefix(point, dir+"/") {
-			if e := unix.Unmount(point, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); e != nil && e != unix.EINVAL {
+			if e := unix.Unmount(point, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); e != nil && !errors.Is(e, unix.EINVAL) {
 				left, err = append(left, "mount "+point), e
 			}
 		}

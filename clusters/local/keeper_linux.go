@@ -22,40 +22,58 @@ import (
 // The keeper lives in the lab's outer network namespace and owns the nodes: each holds the read end of a pipe whose write
 // end only the keeper has, and dies with it. Its API listeners were made by Up in the host's namespace and handed down.
 
-// startKeeper starts the keeper, detached from this process's session. Files become its descriptors 3, 4, ...
-func startKeeper(labDir string, listeners []*os.File) (*os.Process, error) {
-	logFile, err := os.OpenFile(filepath.Join(labDir, "keeper.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
+// startKeeper starts the keeper, detached from this process's session, with the listeners as its descriptors 4, 5, ... The
+// keeper does nothing before it is in the lab's cgroup and its name is written down, and ends if we die before that: there is
+// no moment at which Down could miss it.
+func startKeeper(st *labState, listeners []*os.File) (process, error) {
+	logFile, err := os.OpenFile(filepath.Join(st.dir, "keeper.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 	if err != nil {
-		return nil, err
+		return process{}, err
 	}
-	defer logFile.Close() //nolint:errcheck // the keeper has its own copy
+	defer logFile.Close() // the keeper has its own copy
+	if err := makeCgroup(st.CGroup + "/keeper"); err != nil {
+		return process{}, err
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		return process{}, err
+	}
+	defer w.Close() // its end is the message
 	cmd := &exec.Cmd{
-		Path: "/proc/self/exe", Args: []string{keeperName, labDir}, Dir: "/", Env: append(baseEnv(), "GOGC=50"),
-		Stdout: logFile, Stderr: logFile, ExtraFiles: listeners,
+		Path: "/proc/self/exe", Args: []string{keeperName, st.dir}, Dir: "/", Env: append(baseEnv(), "GOGC=50"),
+		Stdout: logFile, Stderr: logFile, ExtraFiles: append([]*os.File{r}, listeners...),
 		SysProcAttr: &syscall.SysProcAttr{Setsid: true, Cloneflags: unix.CLONE_NEWNET},
 	}
-	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start the lab's keeper: %w", err)
+	err = errors.Join(cmd.Start(), r.Close())
+	if err != nil {
+		return process{}, fmt.Errorf("start the lab's keeper: %w", err)
 	}
-	return cmd.Process, nil
+	p, err := findProcess(cmd.Process.Pid)
+	if err != nil {
+		return process{}, fmt.Errorf("keeper: %w", err)
+	}
+	if err := joinCgroup(st.CGroup+"/keeper", p.PID); err != nil {
+		return process{}, err
+	}
+	if err := writeJSON(filepath.Join(st.dir, "keeper.json"), p); err != nil {
+		return process{}, err
+	}
+	if _, err := w.Write([]byte{'g'}); err != nil {
+		return process{}, fmt.Errorf("start the lab's keeper: %w", err)
+	}
+	return p, cmd.Process.Release()
 }
 
 func runKeeper(labDir string) error {
+	starter := os.NewFile(3, "starter")
+	if _, err := io.ReadFull(starter, make([]byte, 1)); err != nil {
+		return fmt.Errorf("ended before it was told to go on: %w", err)
+	}
+	if err := starter.Close(); err != nil {
+		return err
+	}
 	st, err := loadState(labDir)
 	if err != nil {
-		return err
-	}
-	if err := makeCgroup(st.CGroup + "/keeper"); err != nil {
-		return err
-	}
-	if err := joinCgroup(st.CGroup + "/keeper"); err != nil {
-		return err
-	}
-	self, err := thisProcess()
-	if err != nil {
-		return err
-	}
-	if err := writeJSON(filepath.Join(labDir, "keeper.json"), self); err != nil {
 		return err
 	}
 	if err := makeOuterNetwork(); err != nil {
@@ -65,7 +83,7 @@ func runKeeper(labDir string) error {
 	defer stop()
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	fd := uintptr(3)
+	fd := uintptr(4)
 	for i := range st.Clusters {
 		c := &st.Clusters[i]
 		l, err := net.FileListener(os.NewFile(fd, c.Name))
@@ -95,12 +113,12 @@ func startNode(st *labState, c *clusterState, n *nodeState, wg *sync.WaitGroup) 
 	if err != nil {
 		return err
 	}
-	defer r.Close() //nolint:errcheck // the node has its own copy
+	defer r.Close() // the node has its own copy
 	logFile, err := os.OpenFile(filepath.Join(n.Dir, "logs", "init.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 	if err != nil {
 		return err
 	}
-	defer logFile.Close() //nolint:errcheck // the node has its own copy
+	defer logFile.Close() // the node has its own copy
 	if err := makeCgroup(st.CGroup + "/" + n.Name + "/system"); err != nil {
 		return err
 	}
@@ -169,13 +187,13 @@ func forward(ctx context.Context, l net.Listener, addr string, dial dialFunc) {
 			return
 		}
 		wg.Go(func() {
-			defer in.Close() //nolint:errcheck // the stream is over
+			defer in.Close() // the stream is over
 			out, err := dial(ctx, "tcp", addr)
 			if err != nil {
 				slog.Debug("forward", "to", addr, "err", err)
 				return
 			}
-			defer out.Close() //nolint:errcheck // the stream is over
+			defer out.Close() // the stream is over
 			defer context.AfterFunc(ctx, func() { _ = in.Close(); _ = out.Close() })()
 			pipe(in, out)
 		})

@@ -81,7 +81,7 @@ func (l *lab) DialContext(ctx context.Context, network, addr string) (net.Conn, 
 		}
 		return nil, fmt.Errorf("dial %s: lab %q does not run", addr, l.st.Name)
 	}
-	defer ns.Close() //nolint:errcheck // read only
+	defer ns.Close() // read only
 	var conn net.Conn
 	err = inNamespace(ns, func() (err error) {
 		conn, err = dialDirect(ctx, network, addr)
@@ -99,7 +99,7 @@ func inNamespace(ns *os.File, f func() error) error {
 		runtime.UnlockOSThread()
 		return err
 	}
-	defer home.Close() //nolint:errcheck // read only
+	defer home.Close() // read only
 	if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
 		runtime.UnlockOSThread()
 		return fmt.Errorf("enter the lab's network: %w", err)

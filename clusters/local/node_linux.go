@@ -21,7 +21,7 @@ func runNode(labDir, name string) error {
 	if err != nil {
 		return err
 	}
-	if err := joinCgroup(st.CGroup + "/" + n.Name + "/system"); err != nil {
+	if err := joinCgroup(st.CGroup+"/"+n.Name+"/system", 0); err != nil {
 		return err
 	}
 	if err := raiseFileLimit(); err != nil {

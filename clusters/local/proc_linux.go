@@ -16,8 +16,6 @@ type process struct {
 	Start string `json:"start"` // clock ticks since boot
 }
 
-func thisProcess() (process, error) { return findProcess(os.Getpid()) }
-
 func findProcess(pid int) (process, error) {
 	_, start, err := procStat(pid)
 	return process{PID: pid, Start: start}, err

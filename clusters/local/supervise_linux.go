@@ -97,12 +97,12 @@ func (s *supervisor) start(c component) error {
 	if err != nil {
 		return err
 	}
-	defer log.Close() //nolint:errcheck // the child has its own copy
+	defer log.Close() // the child has its own copy
 	null, err := os.Open(os.DevNull)
 	if err != nil {
 		return err
 	}
-	defer null.Close() //nolint:errcheck // the child has its own copy
+	defer null.Close() // the child has its own copy
 	// Under the lock, so that ended knows the child even if it is faster than we are.
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -156,7 +156,7 @@ func tail(path string) []string {
 	if err != nil {
 		return nil
 	}
-	defer f.Close() //nolint:errcheck // read only
+	defer f.Close() // read only
 	size, err := f.Seek(0, 2)
 	if err != nil {
 		return nil

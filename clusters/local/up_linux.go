@@ -60,18 +60,25 @@ func (p *Provider) up(ctx context.Context, spec clusters.Spec, progress clusters
 	ctx, cancel := context.WithTimeout(ctx, upBudget)
 	defer cancel()
 	l, err := p.attach(spec.Lab)
-	switch {
-	case err == nil && !l.st.sameShape(spec):
+	if err == nil && !l.st.sameShape(spec) {
 		return nil, errors.New("it exists with other clusters or node counts: take it down first, or choose another name")
-	case err == nil:
+	}
+	if err == nil {
 		report(progress, "cluster", "lab is there already")
-	default: // none, half made or broken
-		if err := p.teardown(ctx, spec.Lab); err != nil {
+		if err = l.waitReady(ctx, progress); err == nil {
+			done(progress, "cluster", "ready")
+			return l, nil
+		}
+		if l.broken() == nil { // not made by this call, so not removed by it
 			return nil, err
 		}
-		if l, err = p.make(ctx, spec, bin, progress); err != nil {
-			return nil, p.giveUp(ctx, spec.Lab, err)
-		}
+	}
+	// There is none, or it is half made or broken.
+	if err := p.teardown(ctx, spec.Lab); err != nil {
+		return nil, err
+	}
+	if l, err = p.make(ctx, spec, bin, progress); err != nil {
+		return nil, p.giveUp(ctx, spec.Lab, err)
 	}
 	if err := l.waitReady(ctx, progress); err != nil {
 		return nil, p.giveUp(ctx, spec.Lab, err)
@@ -126,15 +133,11 @@ func (p *Provider) make(ctx context.Context, spec clusters.Spec, bin string, pro
 		return nil, err
 	}
 	report(progress, "cluster", "starting %d node(s)", nodeCount(st))
-	proc, err := startKeeper(st.dir, listeners)
+	keeper, err := startKeeper(st, listeners)
 	if err != nil {
 		return nil, err
 	}
-	l := &lab{st: st}
-	if l.keeper, err = findProcess(proc.Pid); err != nil {
-		return nil, fmt.Errorf("keeper: %w", err)
-	}
-	return l, proc.Release()
+	return &lab{st: st, keeper: keeper}, nil
 }
 
 func writeCluster(st *labState, c *clusterState, pause string) error {

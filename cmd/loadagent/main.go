@@ -66,6 +66,6 @@ func serve(ctx context.Context, listen string) error {
 	if err = srv.Shutdown(end); err != nil {
 		err = fmt.Errorf("runs still under way after 5 s: %w", errors.Join(err, srv.Close()))
 	}
-	<-served
+	_ = <-served // ErrServerClosed, since it was shut down
 	return err
 }

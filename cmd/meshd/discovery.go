@@ -28,14 +28,14 @@ import (
 
 // config is what the flags say.
 type config struct {
-	kubeconfig, context                               string
-	namespace, revision                               string
-	clusterID, meshID, network, trustDomain, suffix   string
-	secure, plaintext, webhook, monitoring, debug     string
-	accessLog, image, discovery, identifier, logLevel string
-	quiet, limit                                      time.Duration
-	webhooks                                          bool
-	grace                                             time.Duration
+	kubeconfig, context                             string
+	namespace, revision                             string
+	clusterID, meshID, network, trustDomain, suffix string
+	secure, plaintext, webhook, monitoring, debug   string
+	accessLog, image, discovery, logLevel           string
+	quiet, limit                                    time.Duration
+	webhooks                                        bool
+	grace                                           time.Duration
 }
 
 func discoveryCommand() *cobra.Command {

@@ -20,7 +20,7 @@ const flushEvery = 50 * time.Millisecond
 // Handler returns the server side. Runs may overlap; they share this process's processors, and their lateness shows it.
 func Handler(run RunFunc) http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /ready", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ready\n") })
+	mux.HandleFunc("GET /ready", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ready\n") })
 	mux.HandleFunc("POST /run", func(w http.ResponseWriter, r *http.Request) {
 		p, err := readProfile(http.MaxBytesReader(w, r.Body, maxProfile))
 		if err != nil {

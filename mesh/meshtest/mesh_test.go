@@ -213,3 +213,82 @@ func TestNoLossWhileWeightsMove(t *testing.T) {
 	wg.Wait()
 	t.Logf("%d requests", total.Load())
 }
+
+// TestTelemetryKnowsBothSides: each side's standard metric names source and destination, as they told each other.
+func TestTelemetryKnowsBothSides(t *testing.T) {
+	m, pp := bookinfo(t)
+	call(t, pp.Client(), "http://reviews:9080/")
+	for ip, want := range map[string][]string{
+		pp.IP: {`istio_requests_total{reporter="source",source_workload="productpage"`, `source_principal="spiffe://cluster.local/ns/default/sa/productpage"`,
+			`destination_workload="reviews-v1"`, `destination_principal="spiffe://cluster.local/ns/default/sa/reviews"`, `destination_service="reviews.default.svc.cluster.local"`},
+		m.workloads[0].IP: {`istio_requests_total{reporter="destination",source_workload="productpage",source_canonical_service="productpage"`,
+			`destination_workload="reviews-v1"`, `connection_security_policy="mutual_tls"`},
+	} {
+		_, body := call(t, http.DefaultClient, "http://"+ip+":15000/stats/prometheus")
+		for _, w := range want {
+			if !strings.Contains(body, w) {
+				t.Errorf("%s lacks %s:\n%.3000s", ip, w, body)
+			}
+		}
+	}
+	http.DefaultClient.CloseIdleConnections()
+}
+
+// TestGateway: a gateway is ready before there is anything for it to serve, opens its port when a Gateway asks for it, and
+// splits by weight over mutual TLS.
+func TestGateway(t *testing.T) {
+	m, _ := bookinfo(t)
+	gw := m.Add(&Workload{Name: "ingress", Namespace: "istio-system", Labels: map[string]string{"istio": "ingressgateway"}, Gateway: true})
+	m.Apply(`
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: web}
+spec:
+  selector: {istio: ingressgateway}
+  servers:
+  - port: {number: 8080, name: http, protocol: HTTP}
+    hosts: ["*"]
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: web}
+spec:
+  hosts: ["*"]
+  gateways: [web]
+  http:
+  - match: [{uri: {prefix: /v2}}]
+    rewrite: {uri: /}
+    route: [{destination: {host: reviews, subset: v2}}]
+  - match: [{uri: {exact: /old}}]
+    redirect: {uri: /new, redirectCode: 302}
+  - route:
+    - {destination: {host: reviews, subset: v1}, weight: 70}
+    - {destination: {host: reviews, subset: v2}, weight: 30}
+`)
+	m.Acked()
+	tr := &http.Transport{MaxIdleConnsPerHost: 4}
+	defer tr.CloseIdleConnections()
+	c := &http.Client{Transport: tr, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	base := "http://" + gw.IP + ":8080"
+	got := map[string]int{}
+	for range 500 {
+		resp, body := call(t, c, base+"/")
+		if resp.StatusCode != 200 {
+			t.Fatalf("status %d: %s", resp.StatusCode, body)
+		}
+		got[resp.Header.Get("x-version")]++
+		if xfcc := resp.Header.Get("x-xfcc"); !strings.Contains(xfcc, "URI=spiffe://cluster.local/ns/istio-system/sa/default") {
+			t.Fatalf("not over mutual TLS: %q", xfcc)
+		}
+	}
+	// 6 standard deviations of binomial(500, 0.3) are 61.
+	if got["v2"] < 89 || got["v2"] > 211 {
+		t.Errorf("70/30 gave %v", got)
+	}
+	if resp, _ := call(t, c, base+"/v2/x"); resp.Header.Get("x-version") != "v2" {
+		t.Errorf("/v2 went to %q", resp.Header.Get("x-version"))
+	}
+	if resp, _ := call(t, c, base+"/old"); resp.StatusCode != 302 || resp.Header.Get("Location") != base+"/new" {
+		t.Errorf("redirect: %d to %q", resp.StatusCode, resp.Header.Get("Location"))
+	}
+}

@@ -271,6 +271,10 @@ func (b *Builder) buildServices(s *Snapshot) {
 	}
 	s.byHost, s.ServicesAt = byHost, s.Sequence
 	s.Services = slices.SortedFunc(maps.Values(byHost), func(a, b *Service) int { return cmp.Compare(a.Hostname, b.Hostname) })
+	s.byNamespace = map[string][]*Service{}
+	for _, svc := range s.Services {
+		s.byNamespace[svc.Namespace] = append(s.byNamespace[svc.Namespace], svc)
+	}
 }
 
 func (b *Builder) buildEndpoints(s *Snapshot) {
@@ -321,10 +325,7 @@ func (b *Builder) endpointsOf(key, host string, s *Snapshot) *Endpoints {
 				if port.Port == nil {
 					continue
 				}
-				e := &Endpoint{Address: ep.Addresses[0], Port: uint32(*port.Port), Healthy: true, Pod: pod}
-				if ep.NodeName != nil {
-					e.Node = *ep.NodeName
-				}
+				e := &Endpoint{Address: ep.Addresses[0], Port: uint32(*port.Port), Pod: pod}
 				if ep.Zone != nil {
 					e.Zone = *ep.Zone
 				}
@@ -373,6 +374,25 @@ func (b *Builder) buildConfig(s *Snapshot) {
 	slices.SortFunc(s.VirtualServices, oldestFirst(func(v *VirtualService) *Meta { return &v.Meta }))
 	slices.SortFunc(s.DestinationRules, oldestFirst(func(v *DestinationRule) *Meta { return &v.Meta }))
 	slices.SortFunc(s.Gateways, oldestFirst(func(v *Gateway) *Meta { return &v.Meta }))
+	keys := map[string]bool{}
+	note := func(labels map[string]string) {
+		for k := range labels {
+			keys[k] = true
+		}
+	}
+	for _, vs := range s.VirtualServices {
+		for _, r := range vs.Spec.Spec.Http {
+			for _, m := range r.Match {
+				note(m.SourceLabels)
+			}
+		}
+		for _, r := range vs.Spec.Spec.Tcp {
+			for _, m := range r.Match {
+				note(m.SourceLabels)
+			}
+		}
+	}
+	s.SourceLabels = slices.Sorted(maps.Keys(keys))
 	for _, r := range s.DestinationRules {
 		s.rules[r.Host] = append(s.rules[r.Host], r)
 	}

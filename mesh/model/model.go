@@ -30,7 +30,9 @@ type Mesh struct {
 
 // Key names an object of the API.
 type Key struct {
-	Kind, Namespace, Name string
+	Kind      string `json:"kind"`
+	Namespace string `json:"namespace"`
+	Name      string `json:"name"`
 }
 
 // Snapshot is the mesh at one moment.
@@ -45,18 +47,21 @@ type Snapshot struct {
 	Gateways         []*Gateway         // oldest first
 	Problems         []ObjectProblem    // by kind, namespace, name
 
+	// SourceLabels are the label keys that rules ask of the callers, sorted.
+	SourceLabels []string
 	// ServicesAt is the sequence of the snapshot in which Services last changed.
 	ServicesAt uint64
 
 	// Objects holds the generation of every Istio object that was read, also of those left out for their problems.
 	Objects map[Key]int64
 
-	own       []ObjectProblem // of objects by themselves
-	byHost    map[string]*Service
-	endpoints map[string]*Endpoints
-	pods      map[string]*Pod // "namespace/name"
-	podsByIP  map[string]*Pod
-	rules     map[string][]*DestinationRule // by resolved host
+	own         []ObjectProblem // of objects by themselves
+	byHost      map[string]*Service
+	byNamespace map[string][]*Service // by host name
+	endpoints   map[string]*Endpoints
+	pods        map[string]*Pod // "namespace/name"
+	podsByIP    map[string]*Pod
+	rules       map[string][]*DestinationRule // by resolved host
 }
 
 // ObjectProblem says why an object is not, or only partly, in force.
@@ -122,13 +127,10 @@ type Endpoints struct {
 
 // Endpoint is one address of a service port.
 type Endpoint struct {
-	Address  string
-	Port     uint32
-	Healthy  bool
-	Draining bool
-	Pod      *Pod // nil when the address is not a pod's
-	Node     string
-	Zone     string
+	Address string
+	Port    uint32
+	Pod     *Pod // nil when the address is not a pod's
+	Zone    string
 }
 
 // Pod is a workload instance.
@@ -242,8 +244,8 @@ func Matches(selector, labels map[string]string) bool {
 // ServicesOf returns the services of the pod's namespace that select it, by host name.
 func (s *Snapshot) ServicesOf(namespace string, labels map[string]string) []*Service {
 	var out []*Service
-	for _, svc := range s.Services {
-		if svc.Namespace == namespace && Matches(svc.Selector, labels) {
+	for _, svc := range s.byNamespace[namespace] {
+		if Matches(svc.Selector, labels) {
 			out = append(out, svc)
 		}
 	}

@@ -9,8 +9,6 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-
-	"github.com/meshproof/meshproof/mesh/objects/crds/extract"
 )
 
 var update = flag.Bool("update", false, "write the golden files, and remove those without a case")
@@ -60,25 +58,6 @@ func TestDiagnostics(t *testing.T) {
 	for _, e := range entries {
 		if !known[e.Name()] && !e.IsDir() {
 			t.Errorf("testdata/%s belongs to no case", e.Name())
-		}
-	}
-}
-
-func TestDefinitionsAreThoseOfTheModule(t *testing.T) {
-	want, err := extract.Files()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name, data := range want {
-		got, err := os.ReadFile(filepath.Join("crds", name))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if !bytes.Equal(got, data) {
-			t.Errorf("crds/%s is not what istio.io/api has; run go generate ./mesh/objects", name)
-		}
-		if !bytes.Contains(CRDs(), data) {
-			t.Errorf("CRDs() lacks %s", name)
 		}
 	}
 }

@@ -30,9 +30,8 @@ func policyPaths(at string) []string {
 	for _, p := range []string{at, at + ".portLevelSettings"} {
 		for _, f := range []string{
 			"loadBalancer.simple",
-			"connectionPool.tcp.maxConnections", "connectionPool.tcp.connectTimeout", "connectionPool.tcp.tcpKeepalive.**",
-			"connectionPool.tcp.maxConnectionDuration", "connectionPool.http.http1MaxPendingRequests", "connectionPool.http.http2MaxRequests",
-			"connectionPool.http.maxRequestsPerConnection", "connectionPool.http.maxRetries", "connectionPool.http.idleTimeout",
+			"connectionPool.tcp.connectTimeout", "connectionPool.tcp.tcpKeepalive.**", "connectionPool.tcp.maxConnectionDuration",
+			"connectionPool.http.maxRequestsPerConnection", "connectionPool.http.idleTimeout",
 			"connectionPool.http.h2UpgradePolicy", "connectionPool.http.useClientProtocol",
 			"tls.mode", "tls.sni", "tls.subjectAltNames",
 		} {

@@ -236,24 +236,13 @@ func (v *validator) policy(at string, p *networkingv1alpha3.TrafficPolicy) {
 }
 
 func (v *validator) settings(at string, lb *networkingv1alpha3.LoadBalancerSettings, cp *networkingv1alpha3.ConnectionPoolSettings, tls *networkingv1alpha3.ClientTLSSettings) {
-	//nolint:staticcheck // the old name is what this warns about
+	// the old name is what this warns about
 	if lb.GetSimple() == networkingv1alpha3.LoadBalancerSettings_LEAST_CONN {
 		v.warn(at+".loadBalancer.simple", "LEAST_CONN is the old name of LEAST_REQUEST", "say LEAST_REQUEST")
 	}
 	v.duration(at+".connectionPool.tcp.connectTimeout", cp.GetTcp().GetConnectTimeout())
-	for _, n := range []struct {
-		name string
-		n    int32
-	}{
-		{"tcp.maxConnections", cp.GetTcp().GetMaxConnections()},
-		{"http.http1MaxPendingRequests", cp.GetHttp().GetHttp1MaxPendingRequests()},
-		{"http.http2MaxRequests", cp.GetHttp().GetHttp2MaxRequests()},
-		{"http.maxRequestsPerConnection", cp.GetHttp().GetMaxRequestsPerConnection()},
-		{"http.maxRetries", cp.GetHttp().GetMaxRetries()},
-	} {
-		if n.n < 0 {
-			v.err(at+".connectionPool."+n.name, fmt.Sprintf("%d is negative", n.n), "use 0 for no limit")
-		}
+	if n := cp.GetHttp().GetMaxRequestsPerConnection(); n < 0 {
+		v.err(at+".connectionPool.http.maxRequestsPerConnection", fmt.Sprintf("%d is negative", n), "use 0 for no limit")
 	}
 	if tls != nil {
 		switch tls.Mode {

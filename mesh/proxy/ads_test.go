@@ -23,27 +23,34 @@ type ads struct {
 	discoveryv3.UnimplementedAggregatedDiscoveryServiceServer
 	t    testing.TB
 	addr string
+	stop func()
 
 	mu      sync.Mutex
 	version int
 	res     map[string]map[string]*anypb.Any
 	changed chan struct{} // closed and replaced at each put
 	nacks   []string
-	acked   map[string]int // type -> last version acknowledged
 }
 
 func newADS(t testing.TB) *ads {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	a := &ads{t: t, addr: "127.0.0.1:0", res: map[string]map[string]*anypb.Any{}, changed: make(chan struct{})}
+	a.serve()
+	t.Cleanup(func() { a.stop() })
+	return a
+}
+
+// serve listens at a.addr until stop.
+func (a *ads) serve() {
+	ln, err := net.Listen("tcp", a.addr)
 	if err != nil {
-		t.Fatal(err)
+		a.t.Fatal(err)
 	}
-	a := &ads{t: t, addr: ln.Addr().String(), res: map[string]map[string]*anypb.Any{}, changed: make(chan struct{}), acked: map[string]int{}}
+	a.addr = ln.Addr().String()
 	s := grpc.NewServer()
 	discoveryv3.RegisterAggregatedDiscoveryServiceServer(s, a)
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = s.Serve(ln) })
-	t.Cleanup(func() { s.Stop(); wg.Wait() })
-	return a
+	a.stop = func() { s.Stop(); wg.Wait() }
 }
 
 // put replaces everything.

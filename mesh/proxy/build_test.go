@@ -18,6 +18,8 @@ import (
 	previoushostsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/retry/host/previous_hosts/v3"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/meshproof/meshproof/mesh/xds/client"
 )
 
 func address(t testing.TB, hostport string) *corev3.Address {
@@ -109,3 +111,5 @@ func freeAddr(t testing.TB) netip.AddrPort {
 	defer func() { _ = ln.Close() }()
 	return ln.Addr().(*net.TCPAddr).AddrPort()
 }
+
+func dialOptions(a *ads) client.DialOptions { return client.DialOptions{Address: a.addr} }

@@ -5,7 +5,6 @@ package proxy
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -18,6 +17,7 @@ import (
 	"github.com/meshproof/meshproof/mesh/proxy/decode"
 	"github.com/meshproof/meshproof/mesh/proxy/filter"
 	"github.com/meshproof/meshproof/mesh/proxy/filter/hcm"
+	"github.com/meshproof/meshproof/mesh/proxy/filter/peer"
 	"github.com/meshproof/meshproof/mesh/proxy/filter/tcpproxy"
 	"github.com/meshproof/meshproof/mesh/proxy/listener"
 	"github.com/meshproof/meshproof/mesh/proxy/router"
@@ -94,7 +94,11 @@ func Run(ctx context.Context, b Bootstrap) error {
 	defer func() { _ = conn.Close() }()
 	p := &Proxy{b: &b, store: &secrets.Store{}, metrics: telemetry.NewMetrics(b.Workload), logs: &telemetry.Logs{Open: telemetry.OpenFile}, started: time.Now()}
 	p.upstreams = upstream.NewSet(p.store, b.Dial)
-	p.listeners = p.newListeners()
+	metadata, err := decode.EncodePeer(b.Workload)
+	if err != nil {
+		return err
+	}
+	p.listeners = p.newListeners(peer.New(b.NodeID, metadata, decode.Peer))
 	p.state = state.New(state.Options{
 		Subscribe: func(t string, names []string) { p.client.Subscribe(t, names) },
 		Publish:   p.publish,
@@ -173,9 +177,9 @@ func (p *Proxy) publish(cfg *conf.Config) {
 	}
 }
 
-func (p *Proxy) newListeners() *listener.Manager {
+func (p *Proxy) newListeners(filters ...filter.HTTP) *listener.Manager {
 	rec := recorder{p}
-	m := &hcm.Manager{Router: router.New(p.upstreams), Recorder: rec, Filters: p.filter}
+	m := &hcm.Manager{Router: router.New(p.upstreams), Recorder: rec, Filters: filters}
 	t := &tcpproxy.Proxy{Set: p.upstreams, Recorder: rec}
 	listen := p.b.Listen
 	if listen == nil {
@@ -197,10 +201,6 @@ func (p *Proxy) newListeners() *listener.Manager {
 			return ""
 		},
 	})
-}
-
-func (p *Proxy) filter(f conf.HTTPFilter) filter.HTTP {
-	panic(fmt.Sprintf("proxy: filter %q was decoded but is not built", f.Name))
 }
 
 // recorder spreads what the data path reports.

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	"go.uber.org/goleak"
 
 	"github.com/meshproof/meshproof/mesh/proxy/conf"
@@ -209,5 +210,59 @@ func TestAdmin(t *testing.T) {
 				t.Errorf("%s lacks %q:\n%.2000s", path, w, body)
 			}
 		}
+	}
+}
+
+// TestControlPlaneAway: the proxy serves on while its control plane is gone, and takes the newest configuration when it is back.
+func TestControlPlaneAway(t *testing.T) {
+	a := newADS(t)
+	addr := freeAddr(t).String()
+	v1, v2 := backend(t, "v1"), backend(t, "v2")
+	a.put(canary(t, addr, v1, v2, 100, 0))
+	start(t, a)
+	c := httpClient(t)
+	a.stop()
+	for range 20 {
+		if resp, body := get(t, c, "http://"+addr+"/"); resp.StatusCode != 200 || resp.Header.Get("x-backend") != "v1" {
+			t.Fatalf("status %d: %s", resp.StatusCode, body)
+		}
+	}
+	a.put(canary(t, addr, v1, v2, 0, 100))
+	a.serve()
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		resp, body := get(t, c, "http://"+addr+"/")
+		if resp.StatusCode != 200 {
+			t.Fatalf("status %d: %s", resp.StatusCode, body)
+		}
+		if resp.Header.Get("x-backend") == "v2" {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the new configuration did not come")
+		}
+	}
+}
+
+// TestRefusalKeepsWhatWorks: a push with one bad resource is refused with its reason, and what served before serves on.
+func TestRefusalKeepsWhatWorks(t *testing.T) {
+	a := newADS(t)
+	addr := freeAddr(t).String()
+	set := canary(t, addr, backend(t, "v1"), backend(t, "v2"), 100, 0)
+	a.put(set)
+	start(t, a)
+	bad := canary(t, addr, "127.0.0.1:1", "127.0.0.1:1", 100, 0)
+	bad.Endpoints = set.Endpoints
+	bad.Routes[0].VirtualHosts[0].Routes[0].GetRoute().RequestMirrorPolicies = []*routev3.RouteAction_RequestMirrorPolicy{{Cluster: "v2"}}
+	a.put(bad)
+	for deadline := time.Now().Add(10 * time.Second); len(a.rejections()) == 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("not refused")
+		}
+	}
+	if r := a.rejections()[0]; !strings.Contains(r, "request_mirror_policies is not supported") {
+		t.Errorf("reason %q", r)
+	}
+	if resp, body := get(t, httpClient(t), "http://"+addr+"/"); resp.StatusCode != 200 {
+		t.Errorf("status %d: %s", resp.StatusCode, body)
 	}
 }

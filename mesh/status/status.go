@@ -63,6 +63,8 @@ type Push struct {
 	Snapshot uint64      `json:"snapshot"`
 	BuiltAt  time.Time   `json:"builtAt"`
 	Proxies  []ProxyPush `json:"proxies"`
+	// InForce is "previous" or "none" when the newest version of the object has errors and traffic does not obey it.
+	InForce string `json:"inForce,omitempty"`
 }
 
 // ProxyPush is one proxy's part of a Push. A proxy for which the snapshot changed nothing counts as acked when that was found.
@@ -75,9 +77,9 @@ type ProxyPush struct {
 	Nack    string    `json:"nack,omitempty"`
 }
 
-// Done tells whether the object was ingested and every connected proxy has acknowledged it.
+// Done tells whether the object was ingested, is in force, and every connected proxy has acknowledged it.
 func (p Push) Done() bool {
-	if p.Snapshot == 0 {
+	if p.Snapshot == 0 || p.InForce != "" {
 		return false
 	}
 	for _, x := range p.Proxies {

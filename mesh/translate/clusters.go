@@ -152,7 +152,7 @@ func serviceCluster(svc *model.Service, p model.Port, subset string, policy *net
 		},
 		ConnectTimeout:  durationpb.New(10 * time.Second),
 		LbPolicy:        clusterv3.Cluster_LEAST_REQUEST,
-		CircuitBreakers: thresholds(nil),
+		CircuitBreakers: unlimited(),
 		CommonLbConfig:  &clusterv3.Cluster_CommonLbConfig{},
 		Metadata:        clusterMetadata(svc, subset),
 	}
@@ -163,8 +163,7 @@ func serviceCluster(svc *model.Service, p model.Port, subset string, policy *net
 	if k := tcp.GetTcpKeepalive(); k != nil {
 		c.UpstreamConnectionOptions = &clusterv3.UpstreamConnectionOptions{TcpKeepalive: keepalive(k)}
 	}
-	c.CircuitBreakers = thresholds(policy.GetConnectionPool())
-	applyBalancer(c, policy.GetLoadBalancer(), svc)
+	applyBalancer(c, policy.GetLoadBalancer())
 	applyHTTP(c, p.Protocol, policy.GetConnectionPool())
 	applyTLS(c, p, subset, svc, policy.GetTls(), ids)
 	return c
@@ -184,24 +183,15 @@ func keepalive(k *networking.ConnectionPoolSettings_TCPSettings_TcpKeepalive) *c
 	return out
 }
 
-// thresholds are Istio's: no limit unless one was asked for.
-func thresholds(cp *networking.ConnectionPoolSettings) *clusterv3.CircuitBreakers {
-	limit := func(n int32) *wrapperspb.UInt32Value {
-		if n > 0 {
-			return wrapperspb.UInt32(uint32(n))
-		}
-		return wrapperspb.UInt32(math.MaxUint32)
-	}
+// unlimited are Istio's thresholds where a rule sets none: Envoy's own would be 1024.
+func unlimited() *clusterv3.CircuitBreakers {
+	limit := func() *wrapperspb.UInt32Value { return wrapperspb.UInt32(math.MaxUint32) }
 	return &clusterv3.CircuitBreakers{Thresholds: []*clusterv3.CircuitBreakers_Thresholds{{
-		MaxConnections:     limit(cp.GetTcp().GetMaxConnections()),
-		MaxPendingRequests: limit(cp.GetHttp().GetHttp1MaxPendingRequests()),
-		MaxRequests:        limit(cp.GetHttp().GetHttp2MaxRequests()),
-		MaxRetries:         limit(cp.GetHttp().GetMaxRetries()),
-		TrackRemaining:     true,
+		MaxConnections: limit(), MaxPendingRequests: limit(), MaxRequests: limit(), MaxRetries: limit(), TrackRemaining: true,
 	}}}
 }
 
-func applyBalancer(c *clusterv3.Cluster, lb *networking.LoadBalancerSettings, svc *model.Service) {
+func applyBalancer(c *clusterv3.Cluster, lb *networking.LoadBalancerSettings) {
 	switch lb.GetSimple() {
 	case networking.LoadBalancerSettings_ROUND_ROBIN:
 		c.LbPolicy = clusterv3.Cluster_ROUND_ROBIN
@@ -264,11 +254,8 @@ func applyTLS(c *clusterv3.Cluster, p model.Port, subset string, svc *model.Serv
 	}
 	switch {
 	case tls == nil:
-		if p.Protocol == model.HTTPS || p.Protocol == model.TLS || c.GetType() == clusterv3.Cluster_ORIGINAL_DST {
-			// The application's own TLS is carried inside mutual TLS as any bytes are; only original destination has no endpoints to ask.
-			if c.GetType() == clusterv3.Cluster_ORIGINAL_DST {
-				return
-			}
+		if c.GetType() == clusterv3.Cluster_ORIGINAL_DST {
+			return // no endpoints that could say what they take
 		}
 		c.TransportSocketMatches = []*clusterv3.Cluster_TransportSocketMatch{
 			{Name: "tlsMode-istio", Match: stringStruct("tlsMode", "istio"), TransportSocket: mutual()},
@@ -316,7 +303,7 @@ func passthroughCluster() *clusterv3.Cluster {
 		ClusterDiscoveryType:          &clusterv3.Cluster_Type{Type: clusterv3.Cluster_ORIGINAL_DST},
 		LbPolicy:                      clusterv3.Cluster_CLUSTER_PROVIDED,
 		ConnectTimeout:                durationpb.New(10 * time.Second),
-		CircuitBreakers:               thresholds(nil),
+		CircuitBreakers:               unlimited(),
 		TypedExtensionProtocolOptions: map[string]*anypb.Any{httpOptions: toAny(&httpv3.HttpProtocolOptions{UpstreamProtocolOptions: downstreamProtocol()})},
 	}
 }

@@ -161,16 +161,13 @@ func (o *outbound) virtualHost(k vhostKey, domains []string) *routev3.VirtualHos
 // ruleFor is the VirtualService that sidecars obey for a host: an exact host before a wildcard, the longest wildcard
 // first, the oldest among equals.
 func (o *outbound) ruleFor(host string) *model.VirtualService {
+	if vs := o.exact[host]; vs != nil {
+		return vs
+	}
 	var best *model.VirtualService
 	bestHost := ""
-	for _, vs := range o.virtual {
-		if len(vs.Spec.Spec.Http) == 0 || !slices.Contains(vs.Gateways, "mesh") {
-			continue
-		}
+	for _, vs := range o.wild {
 		for _, h := range vs.Hosts {
-			if h == host {
-				return vs
-			}
 			if hostMatches(h, host) && len(h) > len(bestHost) {
 				best, bestHost = vs, h
 			}

@@ -57,6 +57,7 @@ type Translator struct {
 	listeners memo[listenerKey, *listenerv3.Listener]
 	encoded   memo[proto.Message, *xds.Resource]
 	sharedBy  memo[scopeAt, *xds.Part]
+	ports     memo[portsKey, string]
 	ownBy     memo[ownKey, *xds.Part]
 	latest    memo[any, *xds.Part] // the newest Part of a scope or proxy, kept while its content stays
 }
@@ -78,7 +79,7 @@ func (t *Translator) Parts(s *model.Snapshot, v model.ProxyView) ([]*xds.Part, e
 	if err != nil {
 		return nil, err
 	}
-	k := ownKeyOf(s, v)
+	k := t.ownKeyOf(s, v)
 	own, err := t.ownBy.get(s.Sequence, k, func() (*xds.Part, error) {
 		set, err := t.own(s, v)
 		if err != nil {
@@ -151,28 +152,8 @@ func scopeOf(s *model.Snapshot, v model.ProxyView) scope {
 		sc.labels = encodeLabels(v.Labels) // gateways are selected by labels
 		return sc
 	}
-	keys := map[string]bool{}
-	for _, vs := range s.VirtualServices {
-		for _, h := range vs.Spec.Spec.Http {
-			for _, m := range h.Match {
-				for k := range m.SourceLabels {
-					keys[k] = true
-				}
-			}
-		}
-		for _, h := range vs.Spec.Spec.Tcp {
-			for _, m := range h.Match {
-				for k := range m.SourceLabels {
-					keys[k] = true
-				}
-			}
-		}
-	}
-	if len(keys) == 0 {
-		return sc
-	}
 	used := map[string]string{}
-	for k := range keys {
+	for _, k := range s.SourceLabels {
 		if l, ok := v.Labels[k]; ok {
 			used[k] = l
 		}
@@ -225,18 +206,27 @@ func (t *Translator) own(s *model.Snapshot, v model.ProxyView) (xds.Set, error) 
 	return inbound(s, v)
 }
 
-// ownKey is all that a proxy's own part may depend on.
+// ownKey is all that a proxy's own part depends on, beside the mesh's constants.
 type ownKey struct {
 	view  string
 	ports string
 }
 
-func ownKeyOf(s *model.Snapshot, v model.ProxyView) ownKey {
-	k := ownKey{view: string(v.Type) + "~" + v.ID + "~" + v.IP}
+// portsKey is all that the ports of a proxy's own workload depend on.
+type portsKey struct {
+	view  string
+	world uint64 // ServicesAt
+	pod   *model.Pod
+}
+
+func (t *Translator) ownKeyOf(s *model.Snapshot, v model.ProxyView) ownKey {
+	k := ownKey{view: strings.Join([]string{string(v.Type), v.ID, v.IP, encodeLabels(v.Labels)}, "~")}
 	if v.Type == model.Router {
 		return k
 	}
-	k.ports = fmt.Sprint(inboundPorts(s, v))
+	k.ports, _ = t.ports.get(s.Sequence, portsKey{k.view, s.ServicesAt, s.Pod(v.Namespace, v.Pod)}, func() (string, error) {
+		return fmt.Sprint(inboundPorts(s, v)), nil
+	})
 	return k
 }
 
@@ -247,7 +237,10 @@ type outbound struct {
 	scope    scope
 	labels   map[string]string
 	services []*model.Service        // visible to the scope
-	virtual  []*model.VirtualService // likewise
+	virtual  []*model.VirtualService // likewise, oldest first
+	// HTTP rules of sidecars by exact host, and those with a wildcard.
+	exact map[string]*model.VirtualService
+	wild  []*model.VirtualService
 }
 
 func (o *outbound) collect() {
@@ -259,6 +252,23 @@ func (o *outbound) collect() {
 	for _, vs := range o.s.VirtualServices {
 		if model.Visible(vs.ExportTo, vs.Key.Namespace, o.scope.namespace) {
 			o.virtual = append(o.virtual, vs)
+		}
+	}
+	o.exact = map[string]*model.VirtualService{}
+	for _, vs := range o.virtual {
+		if len(vs.Spec.Spec.Http) == 0 || !slices.Contains(vs.Gateways, "mesh") {
+			continue
+		}
+		wild := false
+		for _, h := range vs.Hosts {
+			if strings.HasPrefix(h, "*") {
+				wild = true
+			} else if o.exact[h] == nil {
+				o.exact[h] = vs // the oldest decides
+			}
+		}
+		if wild {
+			o.wild = append(o.wild, vs)
 		}
 	}
 }

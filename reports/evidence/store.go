@@ -119,7 +119,7 @@ func (s *Store) open(path string) (*appender, error) {
 	if info, err := f.Stat(); err == nil && info.Size() > 0 {
 		last := make([]byte, 1)
 		if _, err := f.ReadAt(last, info.Size()-1); err == nil && last[0] != '\n' {
-			a.buf.WriteByte('\n') // an error stays in the buffer and shows at the next write
+			_ = a.buf.WriteByte('\n') // an error stays in the buffer and shows at the next write
 		}
 	}
 	s.files[path] = a

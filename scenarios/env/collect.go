@@ -1,7 +1,6 @@
 package env
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,18 +9,11 @@ import (
 	"path/filepath"
 	"strings"
 
-	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
 	"github.com/meshproof/meshproof/mesh/status"
-	"github.com/meshproof/meshproof/scenarios/workload"
 )
 
-// maxLog bounds what is kept of one container's log, from its end.
-const maxLog = 256 << 10
-
 // Collect writes what is needed to explain a failure into dir: pods, events, logs, Istio objects, sync status and each
-// proxy's configuration. It collects as much as it can; the error joins what it could not.
+// proxy's configuration. It collects as much as it can; what it could not is listed in errors.txt there.
 func (e *Env) Collect(ctx context.Context, dir string) error {
 	if e.Client == nil {
 		return nil // there is no API server to ask
@@ -29,65 +21,15 @@ func (e *Env) Collect(ctx context.Context, dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	namespaces := []string{MeshNamespace, workload.HelloNamespace, workload.BookinfoNamespace, workload.LoadNamespace}
-	var errs []error
-	for _, ns := range namespaces {
-		errs = append(errs, e.collectNamespace(ctx, dir, ns))
-	}
+	errs := []error{e.Client.Collect(ctx, dir)}
 	errs = append(errs, writeJSON(filepath.Join(dir, "istio.json"), e.Client.Istio(ctx)))
 	if m, ok := e.Mesh.(*istioMesh); ok {
 		errs = append(errs, e.collectMesh(ctx, dir, m))
 	}
-	return errors.Join(errs...)
-}
-
-func (e *Env) collectNamespace(ctx context.Context, dir, ns string) error {
-	var errs []error
-	pods, err := e.Client.Kube.CoreV1().Pods(ns).List(ctx, metav1.ListOptions{})
-	if err != nil {
-		return fmt.Errorf("pods of %s: %w", ns, err)
+	if err := errors.Join(errs...); err != nil {
+		return writeFile(filepath.Join(dir, "errors.txt"), []byte(err.Error()+"\n"))
 	}
-	errs = append(errs, writeJSON(filepath.Join(dir, ns, "pods.json"), pods.Items))
-	events, err := e.Client.Kube.CoreV1().Events(ns).List(ctx, metav1.ListOptions{})
-	if err != nil {
-		errs = append(errs, fmt.Errorf("events of %s: %w", ns, err))
-	} else {
-		errs = append(errs, writeEvents(filepath.Join(dir, ns, "events.txt"), events.Items))
-	}
-	for _, p := range pods.Items {
-		for _, c := range append(p.Spec.InitContainers, p.Spec.Containers...) {
-			errs = append(errs, e.collectLog(ctx, filepath.Join(dir, ns), p, c.Name, false))
-			if restarted(p, c.Name) {
-				errs = append(errs, e.collectLog(ctx, filepath.Join(dir, ns), p, c.Name, true))
-			}
-		}
-	}
-	return errors.Join(errs...)
-}
-
-func restarted(p corev1.Pod, container string) bool {
-	for _, s := range append(p.Status.InitContainerStatuses, p.Status.ContainerStatuses...) {
-		if s.Name == container && s.RestartCount > 0 {
-			return true
-		}
-	}
-	return false
-}
-
-func (e *Env) collectLog(ctx context.Context, dir string, p corev1.Pod, container string, previous bool) error {
-	limit := int64(maxLog)
-	lines := int64(2000)
-	data, err := e.Client.Kube.CoreV1().Pods(p.Namespace).GetLogs(p.Name, &corev1.PodLogOptions{
-		Container: container, Previous: previous, LimitBytes: &limit, TailLines: &lines, Timestamps: true,
-	}).DoRaw(ctx)
-	if err != nil {
-		data = []byte("no log: " + err.Error() + "\n") // a container that never started has none; that is a finding, not an error
-	}
-	name := p.Name + "." + container
-	if previous {
-		name += ".previous"
-	}
-	return writeFile(filepath.Join(dir, name+".log"), data)
+	return nil
 }
 
 func (e *Env) collectMesh(ctx context.Context, dir string, m *istioMesh) error {
@@ -109,18 +51,6 @@ func (e *Env) collectMesh(ctx context.Context, dir string, m *istioMesh) error {
 		errs = append(errs, writeFile(filepath.Join(dir, "config", p.Proxy+".json"), dump))
 	}
 	return errors.Join(errs...)
-}
-
-func writeEvents(file string, events []corev1.Event) error {
-	var b bytes.Buffer
-	for _, ev := range events {
-		at := ev.LastTimestamp.Time
-		if at.IsZero() {
-			at = ev.EventTime.Time
-		}
-		fmt.Fprintf(&b, "%s %-7s %s/%s %s: %s\n", at.UTC().Format("15:04:05"), ev.Type, ev.InvolvedObject.Kind, ev.InvolvedObject.Name, ev.Reason, ev.Message)
-	}
-	return writeFile(file, b.Bytes())
 }
 
 func writeJSON(file string, v any) error {

@@ -125,17 +125,21 @@ func (o Options) archives(ctx context.Context) ([]string, error) {
 	var out []string
 	for _, name := range Images(o.Lab.Mesh.Driver) {
 		archive := filepath.Join(o.Cache, "images", name+"-"+o.Version+".tar")
-		err := image.Archive(ctx, image.Spec{
-			Ref:        "meshproof.dev/" + name + ":" + o.Version,
-			Binary:     filepath.Join(o.Bin, name),
-			Entrypoint: []string{"/" + name},
-		}, archive)
-		if err != nil {
+		if err := Archive(ctx, o.Bin, name, o.Version, archive); err != nil {
 			return nil, err
 		}
 		out = append(out, archive)
 	}
 	return out, nil
+}
+
+// Archive packs the binary of that name in the folder bin into the image archive out.
+func Archive(ctx context.Context, bin, name, version, out string) error {
+	return image.Archive(ctx, image.Spec{
+		Ref:        "meshproof.dev/" + name + ":" + version,
+		Binary:     filepath.Join(bin, name),
+		Entrypoint: []string{"/" + name},
+	}, out)
 }
 
 func (e *Env) loadImages(ctx context.Context, o Options, archives []string) error {

@@ -116,7 +116,7 @@ func installMesh(ctx context.Context, e *Env, progress clusters.Progress) (Mesh,
 	progress(clusters.Event{Phase: phaseMesh, Detail: driver.Name() + " " + e.Version})
 	ctx, cancel := context.WithTimeoutCause(ctx, meshBudget, fmt.Errorf("not ready within %s", meshBudget))
 	defer cancel()
-	err = driver.Install(ctx, e.Client.Config, install.Options{
+	err = driver.Install(ctx, e.Client.Config(), install.Options{
 		Tag: e.Version, Revision: e.Spec.Mesh.Revision, ClusterID: "Kubernetes",
 		Progress: func(component, detail string) {
 			progress(clusters.Event{Phase: phaseMesh, Detail: component + ": " + detail})
@@ -155,7 +155,7 @@ const monitoringPort = 15014
 
 // applyCRDs makes the custom resource definitions and waits until the API server serves them.
 func (e *Env) applyCRDs(ctx context.Context) error {
-	crds, err := e.Client.Apply(ctx, objects.CRDs())
+	crds, err := e.Client.Apply(ctx, "definitions", objects.CRDs())
 	if err != nil {
 		return err
 	}

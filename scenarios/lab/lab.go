@@ -105,7 +105,7 @@ type Problem struct {
 	Text      string // what is wrong and how to cure it
 }
 
-func (p Problem) Error() string {
+func (p Problem) String() string {
 	place := fmt.Sprintf("%s:%d:%d: ", p.File, p.Line, p.Col)
 	if p.Field != "" {
 		place += p.Field + ": "
@@ -113,16 +113,16 @@ func (p Problem) Error() string {
 	return place + p.Text
 }
 
-// Problems is everything that is wrong in a Lab file, in the order of the file.
-type Problems []Problem
+// FileErrors is everything that is wrong in a Lab file, in the order of the file.
+type FileErrors []Problem
 
-func (ps Problems) Error() string {
+func (ps FileErrors) Error() string {
 	s := ""
 	for i, p := range ps {
 		if i > 0 {
 			s += "\n"
 		}
-		s += p.Error()
+		s += p.String()
 	}
 	return s
 }

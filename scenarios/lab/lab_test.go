@@ -58,9 +58,9 @@ func TestParseRefuses(t *testing.T) {
 				t.Fatal(err)
 			}
 			l, err := lab.Parse("lab.yaml", data)
-			var problems lab.Problems
+			var problems lab.FileErrors
 			if !errors.As(err, &problems) {
-				t.Fatalf("want Problems, got %v and %+v", err, l)
+				t.Fatalf("want FileErrors, got %v and %+v", err, l)
 			}
 			if *update {
 				if err := os.WriteFile(golden, []byte(problems.Error()+"\n"), 0o644); err != nil {
@@ -101,9 +101,9 @@ func FuzzParse(f *testing.F) {
 			}
 			return
 		}
-		var problems lab.Problems
+		var problems lab.FileErrors
 		if !errors.As(err, &problems) || len(problems) == 0 {
-			t.Fatalf("refused without Problems: %v", err)
+			t.Fatalf("refused without FileErrors: %v", err)
 		}
 		for _, p := range problems {
 			if p.Line < 1 || p.Col < 1 || p.Text == "" {

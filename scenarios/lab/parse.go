@@ -17,7 +17,7 @@ import (
 // maxFile bounds what Parse reads: far above any real lab, far below what could hurt.
 const maxFile = 1 << 20
 
-// Parse decodes, defaults and validates one Lab file. file is the name that errors carry. The error is Problems, complete.
+// Parse decodes, defaults and validates one Lab file. file is the name that errors carry. The error is FileErrors, complete.
 func Parse(file string, data []byte) (*Lab, error) {
 	d := &decoder{file: file}
 	l := d.lab(data)
@@ -32,7 +32,7 @@ func Parse(file string, data []byte) (*Lab, error) {
 
 type decoder struct {
 	file     string
-	problems Problems
+	problems FileErrors
 }
 
 func (d *decoder) bad(n *yaml.Node, field, format string, args ...any) {

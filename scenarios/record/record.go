@@ -35,8 +35,18 @@ type Recorder struct {
 	requests []evidence.Request
 	events   []evidence.Event
 	step     string
+	begun    time.Time // of the load
+	planned  time.Duration
 	lost     int
 	recent   []sample // answers of the last second, oldest first
+	answered map[string]*answered
+}
+
+// answered follows one stream: every request before next has its answer.
+type answered struct {
+	next  uint64
+	until time.Time            // when the one before next was due
+	ahead map[uint64]time.Time // answered ones past next, and when they were due
 }
 
 type sample struct {
@@ -45,13 +55,14 @@ type sample struct {
 }
 
 // New returns an empty recorder. sink may be nil.
-func New(sink Sink) *Recorder { return &Recorder{sink: sink} }
+func New(sink Sink) *Recorder { return &Recorder{sink: sink, answered: map[string]*answered{}} }
 
 // Stream declares a stream before its first result.
 func (r *Recorder) Stream(s Stream) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.streams = append(r.streams, s)
+	r.answered[s.Name] = &answered{ahead: map[uint64]time.Time{}}
 }
 
 // Result records one request. It has the signature that generators emit to.
@@ -66,6 +77,13 @@ func (r *Recorder) Result(res loadgen.Result) {
 	r.requests = append(r.requests, req)
 	if res.Class != loadgen.OK && res.Class != loadgen.Canceled {
 		r.lost++
+	}
+	if a := r.answered[res.Stream]; a != nil {
+		a.ahead[res.Seq] = res.Intended
+		for due, ok := a.ahead[a.next]; ok; due, ok = a.ahead[a.next] {
+			delete(a.ahead, a.next)
+			a.next, a.until = a.next+1, due
+		}
 	}
 	r.recent = append(r.recent, sample{done: res.Done, latency: res.Latency()})
 	old := 0
@@ -97,6 +115,27 @@ func (r *Recorder) Step(text string) {
 	r.Event(time.Now(), "step", text, nil)
 }
 
+// Planned says that load begins now and is meant to last this long.
+func (r *Recorder) Planned(d time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.begun, r.planned = time.Now(), d
+}
+
+// AnsweredUntil is the moment up to which every request that was due, of every declared stream, has its answer or its failure.
+// It is zero before each stream had a first one.
+func (r *Recorder) AnsweredUntil() time.Time {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var least time.Time
+	for i, s := range r.streams {
+		if t := r.answered[s.Name].until; i == 0 || t.Before(least) {
+			least = t
+		}
+	}
+	return least
+}
+
 // Requests returns a copy of the requests so far, in the order in which they were answered.
 func (r *Recorder) Requests() []evidence.Request {
 	r.mu.Lock()
@@ -123,6 +162,7 @@ func (r *Recorder) Streams() []Stream {
 // Live is what somebody who watches wants to know.
 type Live struct {
 	Step     string
+	Done     float64       // of the planned time of load, 0 to 1; 0 before it begins
 	Requests int           // answered so far
 	Rate     float64       // answers in the second before now
 	P50, P99 time.Duration // of that second, from the intended start
@@ -133,6 +173,9 @@ type Live struct {
 func (r *Recorder) Live(now time.Time) Live {
 	r.mu.Lock()
 	l := Live{Step: r.step, Requests: len(r.requests), Lost: r.lost}
+	if r.planned > 0 {
+		l.Done = min(1, float64(now.Sub(r.begun))/float64(r.planned))
+	}
 	var latencies []time.Duration
 	for _, s := range r.recent {
 		if s.done.After(now.Add(-time.Second)) {

@@ -83,3 +83,30 @@ func TestLive(t *testing.T) {
 		t.Errorf("quantiles %s %s", l.P50, l.P99)
 	}
 }
+
+func TestAnsweredUntilWaitsForEveryStreamAndTheSlowest(t *testing.T) {
+	r := New(nil)
+	r.Stream(Stream{Name: "a"})
+	r.Stream(Stream{Name: "b"})
+	start := time.Now()
+	due := func(n uint64) time.Time { return start.Add(time.Duration(n) * time.Second) }
+	for i, step := range []struct {
+		stream string
+		seq    uint64
+		want   time.Time
+	}{
+		{"a", 0, time.Time{}}, // b has none
+		{"b", 0, due(0)},
+		{"b", 1, due(0)},
+		{"a", 2, due(0)}, // 1 is still under way
+		{"a", 3, due(0)},
+		{"a", 1, due(1)}, // now b is the slower one
+		{"b", 2, due(2)},
+		{"b", 3, due(3)},
+	} {
+		r.Result(loadgen.Result{Stream: step.stream, Seq: step.seq, Intended: due(step.seq)})
+		if got := r.AnsweredUntil(); !got.Equal(step.want) {
+			t.Errorf("after %d (%s %d): %v, want %v", i, step.stream, step.seq, got.Sub(start), step.want.Sub(start))
+		}
+	}
+}

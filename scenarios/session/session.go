@@ -12,6 +12,7 @@ import (
 
 	"github.com/meshproof/meshproof/clusters"
 	"github.com/meshproof/meshproof/reports/evidence"
+	"github.com/meshproof/meshproof/reports/render"
 	"github.com/meshproof/meshproof/reports/verdict"
 	"github.com/meshproof/meshproof/scenarios/catalog"
 	"github.com/meshproof/meshproof/scenarios/env"
@@ -52,7 +53,7 @@ func Run(ctx context.Context, o Options) (verdict.Report, error) {
 	o.Env.Progress = phases.hear
 	l := o.Env.Lab
 	r := verdict.Report{
-		Schema: "meshproof.dev/report/v1", Version: o.Env.Version, Run: filepath.Base(o.Dir), Lab: l.Name, Profile: string(l.Profile),
+		Schema: render.SchemaV1, Version: o.Env.Version, Run: filepath.Base(o.Dir), Lab: l.Name, Profile: string(l.Profile),
 		Seed: o.Seed, Mesh: l.Mesh.Driver, Cluster: l.Provider, Command: o.Command, Host: hostFacts(), Started: time.Now().UTC(),
 	}
 
@@ -79,7 +80,7 @@ func Run(ctx context.Context, o Options) (verdict.Report, error) {
 			errs = append(errs, fmt.Errorf("collect diagnostics: %w", err))
 		}
 	}
-	errs = append(errs, write(o.Dir, r))
+	errs = append(errs, render.WriteDir(o.Dir, r))
 	if !o.Keep {
 		errs = append(errs, takeDown(after, e, phases.hear))
 	}

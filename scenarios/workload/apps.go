@@ -50,8 +50,6 @@ func (c *Client) Deploy(ctx context.Context, a App, labels map[string]string, ta
 	if err != nil {
 		return err
 	}
-	if _, err := c.Apply(ctx, data); err != nil {
-		return fmt.Errorf("deploy %s: %w", a.Name, err)
-	}
-	return nil
+	_, err = c.Apply(ctx, string(a.Manifest), data)
+	return err
 }

@@ -2,54 +2,35 @@
 package workload
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
+	"slices"
+	"time"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/meta"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/util/yaml"
-	"k8s.io/client-go/discovery/cached/memory"
-	"k8s.io/client-go/dynamic"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/restmapper"
-)
+	"sigs.k8s.io/yaml"
 
-// fieldManager owns the fields that scenarios apply.
-const fieldManager = "meshproof"
+	"github.com/meshproof/meshproof/clusters/kube"
+)
 
 // Client works on one cluster. It is safe for concurrent use.
 type Client struct {
-	Config  *rest.Config
-	Kube    kubernetes.Interface
-	dynamic dynamic.Interface
-	mapper  *restmapper.DeferredDiscoveryRESTMapper
+	*kube.Client
 }
 
 // NewClient returns a client with a rate limit that bring-up does not feel.
 func NewClient(cfg *rest.Config) (*Client, error) {
 	cfg = rest.CopyConfig(cfg)
 	cfg.QPS, cfg.Burst = 200, 400
-	k, err := kubernetes.NewForConfig(cfg)
+	c, err := kube.New(cfg)
 	if err != nil {
-		return nil, fmt.Errorf("kubernetes client: %w", err)
+		return nil, err
 	}
-	d, err := dynamic.NewForConfig(cfg)
-	if err != nil {
-		return nil, fmt.Errorf("dynamic client: %w", err)
-	}
-	return &Client{
-		Config: cfg, Kube: k, dynamic: d,
-		mapper: restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(k.Discovery())),
-	}, nil
+	return &Client{c}, nil
 }
 
 // Object names an object as it was stored.
@@ -65,57 +46,18 @@ func (o Object) String() string {
 	return o.Kind + " " + o.Namespace + "/" + o.Name
 }
 
-// Apply server-side applies every document of a manifest, in order, and returns the objects as stored. It stops at the first
-// error, which names the object.
-func (c *Client) Apply(ctx context.Context, manifest []byte) ([]Object, error) {
+// Apply server-side applies every document of a manifest, in order, and returns the objects as stored. name is what errors
+// call the manifest.
+func (c *Client) Apply(ctx context.Context, name string, manifest []byte) ([]Object, error) {
+	stored, err := c.Client.Apply(ctx, "default", kube.Manifest{Name: name, YAML: manifest})
 	var out []Object
-	dec := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(manifest), 4096)
-	for {
-		var u unstructured.Unstructured
-		if err := dec.Decode(&u.Object); err != nil {
-			if errors.Is(err, io.EOF) {
-				return out, nil
-			}
-			return out, fmt.Errorf("manifest: %w", err)
-		}
-		if len(u.Object) == 0 {
-			continue
-		}
-		o, err := c.apply(ctx, &u)
-		if err != nil {
-			return out, fmt.Errorf("apply %s: %w", Object{Kind: u.GetKind(), Namespace: u.GetNamespace(), Name: u.GetName()}, err)
-		}
-		out = append(out, o)
-	}
-}
-
-func (c *Client) apply(ctx context.Context, u *unstructured.Unstructured) (Object, error) {
-	gvk := u.GroupVersionKind()
-	m, err := c.mapper.RESTMapping(gvk.GroupKind(), gvk.Version)
-	if meta.IsNoMatchError(err) {
-		c.mapper.Reset() // its CRD may be younger than what was discovered
-		m, err = c.mapper.RESTMapping(gvk.GroupKind(), gvk.Version)
+	for _, u := range stored {
+		out = append(out, Object{Kind: u.GetKind(), Namespace: u.GetNamespace(), Name: u.GetName(), Generation: u.GetGeneration()})
 	}
 	if err != nil {
-		return Object{}, err
+		return out, fmt.Errorf("apply %w", err)
 	}
-	var at dynamic.ResourceInterface = c.dynamic.Resource(m.Resource)
-	if m.Scope.Name() == meta.RESTScopeNameNamespace {
-		if u.GetNamespace() == "" {
-			u.SetNamespace("default")
-		}
-		at = c.dynamic.Resource(m.Resource).Namespace(u.GetNamespace())
-	}
-	data, err := json.Marshal(u)
-	if err != nil {
-		return Object{}, err
-	}
-	force := true
-	got, err := at.Patch(ctx, u.GetName(), types.ApplyPatchType, data, metav1.PatchOptions{FieldManager: fieldManager, Force: &force})
-	if err != nil {
-		return Object{}, err
-	}
-	return Object{Kind: got.GetKind(), Namespace: got.GetNamespace(), Name: got.GetName(), Generation: got.GetGeneration()}, nil
+	return out, nil
 }
 
 // Namespace makes a namespace with these labels, or sets them on the one there is.
@@ -123,11 +65,12 @@ func (c *Client) Namespace(ctx context.Context, name string, labels map[string]s
 	u := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "v1", "kind": "Namespace"}}
 	u.SetName(name)
 	u.SetLabels(labels)
-	_, err := c.apply(ctx, u)
+	manifest, err := yaml.Marshal(u.Object)
 	if err != nil {
 		return fmt.Errorf("namespace %s: %w", name, err)
 	}
-	return nil
+	_, err = c.Apply(ctx, "namespace "+name, manifest)
+	return err
 }
 
 // Deployments says how far the Deployments of a namespace are.
@@ -138,7 +81,7 @@ type Deployments struct {
 
 // Deployments counts the pods of the Deployments of a namespace.
 func (c *Client) Deployments(ctx context.Context, namespace string) (Deployments, error) {
-	list, err := c.Kube.AppsV1().Deployments(namespace).List(ctx, metav1.ListOptions{ResourceVersion: "0"})
+	list, err := c.Typed.AppsV1().Deployments(namespace).List(ctx, metav1.ListOptions{ResourceVersion: "0"})
 	if err != nil {
 		return Deployments{}, fmt.Errorf("list Deployments of %s: %w", namespace, err)
 	}
@@ -158,26 +101,35 @@ func (c *Client) Deployments(ctx context.Context, namespace string) (Deployments
 	return d, nil
 }
 
-// Restarts is the number of container restarts of each pod of the namespaces, by "namespace/pod".
-func (c *Client) Restarts(ctx context.Context, namespaces ...string) (map[string]int, error) {
-	out := map[string]int{}
+// Pod is what scenarios watch of a pod they do not disturb.
+type Pod struct {
+	Restarts int       // of all its containers
+	Ready    bool      // now
+	Since    time.Time // it is, or is not, Ready; to the second
+}
+
+// Pods returns the pods of the namespaces by "namespace/name", without those that are on their way out.
+func (c *Client) Pods(ctx context.Context, namespaces ...string) (map[string]Pod, error) {
+	out := map[string]Pod{}
 	for _, ns := range namespaces {
-		pods, err := c.Kube.CoreV1().Pods(ns).List(ctx, metav1.ListOptions{})
-		if err != nil && !apierrors.IsNotFound(err) {
+		pods, err := c.Typed.CoreV1().Pods(ns).List(ctx, metav1.ListOptions{})
+		if err != nil {
 			return nil, fmt.Errorf("list pods of %s: %w", ns, err)
 		}
-		if err != nil {
-			continue
-		}
 		for _, p := range pods.Items {
-			n := 0
-			for _, s := range p.Status.ContainerStatuses {
-				n += int(s.RestartCount)
+			if p.DeletionTimestamp != nil {
+				continue
 			}
-			for _, s := range p.Status.InitContainerStatuses {
-				n += int(s.RestartCount)
+			var pod Pod
+			for _, s := range slices.Concat(p.Status.InitContainerStatuses, p.Status.ContainerStatuses) {
+				pod.Restarts += int(s.RestartCount)
 			}
-			out[ns+"/"+p.Name] = n
+			for _, cond := range p.Status.Conditions {
+				if cond.Type == corev1.PodReady {
+					pod.Ready, pod.Since = cond.Status == corev1.ConditionTrue, cond.LastTransitionTime.Time
+				}
+			}
+			out[ns+"/"+p.Name] = pod
 		}
 	}
 	return out, nil
@@ -185,7 +137,7 @@ func (c *Client) Restarts(ctx context.Context, namespaces ...string) (map[string
 
 // Established tells whether the API server serves a CustomResourceDefinition.
 func (c *Client) Established(ctx context.Context, name string) (bool, error) {
-	u, err := c.dynamic.Resource(crdResource).Get(ctx, name, metav1.GetOptions{})
+	u, err := c.Dynamic.Resource(crdResource).Get(ctx, name, metav1.GetOptions{})
 	if err != nil {
 		return false, fmt.Errorf("CustomResourceDefinition %s: %w", name, err)
 	}
@@ -205,7 +157,7 @@ var crdResource = schema.GroupVersionResource{Group: "apiextensions.k8s.io", Ver
 
 // Proxies names the pods that have a sidecar and are not on their way out, as "pod.namespace".
 func (c *Client) Proxies(ctx context.Context) ([]string, error) {
-	pods, err := c.Kube.CoreV1().Pods("").List(ctx, metav1.ListOptions{})
+	pods, err := c.Typed.CoreV1().Pods("").List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return nil, fmt.Errorf("list pods: %w", err)
 	}

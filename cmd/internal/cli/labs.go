@@ -16,9 +16,6 @@ import (
 	"github.com/meshproof/meshproof/scenarios/lab"
 )
 
-// teardownBudget bounds what is done after an interruption.
-const teardownBudget = 60 * time.Second
-
 // labFlags are the flags that say which lab is meant and what differs from its file.
 type labFlags struct {
 	file, name, mesh, profile string

@@ -151,7 +151,7 @@ func (a *app) changeMesh(ctx context.Context, f *meshFlags, driver string, o ins
 
 // controlPlanes asks every control plane of the cluster, through port-forwards.
 func controlPlanes(ctx context.Context, c *workload.Client, ask func(base, revision string) error) error {
-	pods, err := c.Kube.CoreV1().Pods(env.MeshNamespace).List(ctx, metav1.ListOptions{LabelSelector: "app=istiod"})
+	pods, err := c.Typed.CoreV1().Pods(env.MeshNamespace).List(ctx, metav1.ListOptions{LabelSelector: "app=istiod"})
 	if err != nil {
 		return failed(fmt.Errorf("control planes: %w", err))
 	}
@@ -160,13 +160,12 @@ func controlPlanes(ctx context.Context, c *workload.Client, ask func(base, revis
 		if p.DeletionTimestamp != nil || p.Status.Phase != "Running" {
 			continue
 		}
-		addr, stop, err := c.PortForward(ctx, p.Namespace, p.Name, 15014)
+		addr, tunnel, err := c.Forward(ctx, p.Namespace, p.Name, 15014)
 		if err != nil {
 			return failed(err)
 		}
 		err = ask("http://"+addr, p.Labels["istio.io/rev"])
-		stop()
-		if err != nil {
+		if err := errors.Join(err, tunnel.Close()); err != nil {
 			return failed(err)
 		}
 		asked++

@@ -92,8 +92,6 @@ func (m marks) ok() string           { return m.paint("32", "✓") }
 func (m marks) bad() string          { return m.paint("31", "✗") }
 func (m marks) warn() string         { return m.paint("33", "!") }
 func (m marks) busy() string         { return m.paint("36", "●") }
-func (m marks) skip() string         { return m.paint("90", "-") }
-func (m marks) dim(s string) string  { return m.paint("90", s) }
 func (m marks) bold(s string) string { return m.paint("1", s) }
 
 // live says whether lines may be rewritten.

@@ -146,6 +146,16 @@ func (p *progress) fit(s string) string {
 	return s + strings.Repeat(" ", width-n)
 }
 
+// bar shows how much of something is done, on a terminal.
+func (p *progress) bar(done float64) string {
+	const cells = 12
+	if !p.live || p.width > 0 && p.width < 100 {
+		return ""
+	}
+	n := int(done*cells + 0.5)
+	return strings.Repeat("▇", n) + strings.Repeat("░", cells-n) + "  "
+}
+
 // fail ends every unfinished phase as failed.
 func (p *progress) fail() {
 	p.mu.Lock()

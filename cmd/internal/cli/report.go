@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/meshproof/meshproof/reports/render"
 	"github.com/meshproof/meshproof/reports/verdict"
 )
 
@@ -37,13 +38,7 @@ func (a *app) reportCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := a.print(r, func(io.Writer) error {
-				a.printRun(dir, r)
-				return nil
-			}); err != nil {
-				return err
-			}
-			return nil
+			return a.print(r, func(io.Writer) error { return a.printRun(dir, r) })
 		},
 	})
 	open := &cobra.Command{
@@ -56,7 +51,7 @@ func (a *app) reportCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			page, err := filepath.Abs(filepath.Join(dir, "report.html"))
+			page, err := filepath.Abs(filepath.Join(dir, render.HTMLFile))
 			if err != nil {
 				return failed(err)
 			}
@@ -82,13 +77,13 @@ func (a *app) runDir(args []string) (string, error) {
 	}
 	if len(args) == 1 {
 		for _, dir := range []string{args[0], filepath.Join(base, args[0])} {
-			if _, err := os.Stat(filepath.Join(dir, "report.json")); err == nil {
+			if _, err := os.Stat(filepath.Join(dir, render.JSONFile)); err == nil {
 				return dir, nil
 			}
 		}
 		return "", usage("%s is not the folder of a run: it has no report.json", args[0])
 	}
-	found, err := filepath.Glob(filepath.Join(base, "*", "report.json"))
+	found, err := filepath.Glob(filepath.Join(base, "*", render.JSONFile))
 	if err != nil || len(found) == 0 {
 		return "", usage("no run in %s; make one with: meshproof run", base)
 	}
@@ -97,7 +92,7 @@ func (a *app) runDir(args []string) (string, error) {
 }
 
 func readReport(dir string) (verdict.Report, error) {
-	file := filepath.Join(dir, "report.json")
+	file := filepath.Join(dir, render.JSONFile)
 	data, err := os.ReadFile(file)
 	if err != nil {
 		return verdict.Report{}, coded(codeUsage, err)
@@ -106,22 +101,10 @@ func readReport(dir string) (verdict.Report, error) {
 	if err := json.Unmarshal(data, &r); err != nil {
 		return r, usage("%s: %w", file, err)
 	}
-	if r.Schema != reportSchema {
-		return r, usage("%s: schema %q is not %q, which this version reads", file, r.Schema, reportSchema)
+	if r.Schema != render.SchemaV1 {
+		return r, usage("%s: schema %q is not %q, which this version reads", file, r.Schema, render.SchemaV1)
 	}
 	return r, nil
-}
-
-const reportSchema = "meshproof.dev/report/v1"
-
-func (a *app) printRun(dir string, r verdict.Report) {
-	if r.Error != "" {
-		fmt.Fprintf(a.Out, "%s the lab could not be set up: %s\n", a.marks().bad(), indent(r.Error, "  "))
-	}
-	for _, s := range r.Scenarios {
-		a.printVerdict(s)
-	}
-	a.printReport(dir)
 }
 
 // browse asks the desktop to open a file.

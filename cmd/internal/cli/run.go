@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -155,10 +154,9 @@ func (a *app) run(ctx context.Context, o session.Options) error {
 		p.fail()
 	}
 	p.close()
-	for _, s := range r.Scenarios {
-		a.printVerdict(s)
+	if printErr := a.printRun(o.Dir, r); err == nil {
+		err = printErr
 	}
-	a.printReport(o.Dir)
 	if ctx.Err() != nil {
 		return &codedError{code: outcomeCode(r, setup != nil), err: errors.Join(errors.New("interrupted"), err)}
 	}
@@ -188,17 +186,6 @@ func outcomeError(r verdict.Report) error {
 	return nil
 }
 
-// printReport names the page of a run, as far as it was written.
-func (a *app) printReport(dir string) {
-	for _, name := range []string{"report.html", "report.json"} {
-		file := filepath.Join(dir, name)
-		if _, err := os.Stat(file); err == nil {
-			fmt.Fprintf(a.Out, "  report  %s\n", file)
-			return
-		}
-	}
-}
-
 // watch shows a scenario while it runs.
 func (a *app) watch(p *progress, s catalog.Scenario, rec *record.Recorder) (done func()) {
 	every := time.Second
@@ -210,7 +197,7 @@ func (a *app) watch(p *progress, s catalog.Scenario, rec *record.Recorder) (done
 		l := rec.Live(now)
 		text := fmt.Sprintf("%-18s %s requests  lost %d", l.Step, verdict.Group(l.Requests), l.Lost)
 		if !final && l.Rate > 0 {
-			text = fmt.Sprintf("%-18s %4.0f req/s  p50 %s p99 %s  lost %d", l.Step, l.Rate, millis(l.P50), millis(l.P99), l.Lost)
+			text = fmt.Sprintf("%-18s "+p.bar(l.Done)+"%4.0f req/s  p50 %s p99 %s  lost %d", l.Step, l.Rate, millis(l.P50), millis(l.P99), l.Lost)
 		}
 		if final {
 			text = fmt.Sprintf("%s requests, lost %d", verdict.Group(l.Requests), l.Lost)

@@ -2,41 +2,40 @@ package cli
 
 import (
 	"fmt"
+	"path/filepath"
+	"slices"
 	"strings"
-	"unicode/utf8"
 
+	"github.com/meshproof/meshproof/reports/render"
 	"github.com/meshproof/meshproof/reports/verdict"
 )
 
-// printVerdict prints a judged scenario: a line a claim, and under those that do not pass why.
-func (a *app) printVerdict(s verdict.Scenario) {
-	m := marks{colour: a.marks().colour}
-	word := map[verdict.Outcome]string{
-		verdict.Pass: m.paint("32;1", "PASS"), verdict.Fail: m.paint("31;1", "FAIL"),
-		verdict.Inconclusive: m.paint("33;1", "INCONCLUSIVE"), verdict.Skip: m.paint("90", "SKIP"),
-	}[s.Outcome]
-	fmt.Fprintf(a.Out, "\n%s  %s  %s\n", m.bold(s.ID), word, seconds(s.Finished.Sub(s.Started)))
-	if s.Error != "" {
-		fmt.Fprintf(a.Out, "  %s not carried out to the end: %s\n", m.bad(), indent(s.Error, "    "))
+// printRun prints the verdicts of a run and where its page lies. A claim that refines another one (its ID begins with the
+// other's) and comes out no worse is left to the page.
+func (a *app) printRun(dir string, r verdict.Report) error {
+	more := 0
+	shown := r
+	shown.Scenarios = slices.Clone(r.Scenarios)
+	for i := range shown.Scenarios {
+		s := &shown.Scenarios[i]
+		all := s.Claims
+		s.Claims = slices.DeleteFunc(slices.Clone(all), func(c verdict.Claim) bool { return told(c, all) })
+		more += len(all) - len(s.Claims)
 	}
-	statement, observed := 0, 0
-	for _, c := range s.Claims {
-		statement = max(statement, utf8.RuneCountInString(c.Statement))
-		observed = max(observed, min(utf8.RuneCountInString(c.Observed), 34))
+	fmt.Fprintln(a.Out)
+	if err := render.Text(a.Out, shown, render.TextOptions{Width: a.Width, Color: a.marks().colour}); err != nil {
+		return err
 	}
-	for _, c := range s.Claims {
-		mark := map[verdict.Outcome]string{verdict.Pass: m.ok(), verdict.Fail: m.bad(), verdict.Inconclusive: m.warn(), verdict.Skip: m.skip()}[c.Outcome]
-		fmt.Fprintln(a.Out, strings.TrimRight(fmt.Sprintf("  %s %s  %s  %s", mark, pad(c.Statement, statement), pad(c.Observed, observed), m.dim(c.Bound)), " "))
-		if c.Outcome != verdict.Pass && c.Reason != "" {
-			fmt.Fprintf(a.Out, "      %s\n", indent(c.Reason, "      "))
-		}
+	if more > 0 {
+		fmt.Fprintf(a.Out, "  %d finer claims agree with these; they are in the report\n", more)
 	}
+	_, err := fmt.Fprintf(a.Out, "  report  %s\n", filepath.Join(dir, render.HTMLFile))
+	return err
 }
 
-func pad(s string, width int) string {
-	return s + strings.Repeat(" ", max(0, width-utf8.RuneCountInString(s)))
-}
-
-func indent(text, by string) string {
-	return strings.ReplaceAll(strings.TrimRight(text, "\n"), "\n", "\n"+by)
+// told says whether a claim of all already tells what c tells.
+func told(c verdict.Claim, all []verdict.Claim) bool {
+	return slices.ContainsFunc(all, func(coarse verdict.Claim) bool {
+		return strings.HasPrefix(c.ID, coarse.ID+"/") && verdict.Combine(c.Outcome, coarse.Outcome) == coarse.Outcome
+	})
 }

@@ -93,7 +93,6 @@ type HTTP struct {
 	StatPrefix  string
 	RouteName   string      // RDS; "" when Routes is set
 	Routes      *RouteTable // inline
-	Filters     []HTTPFilter
 	ServerName  []byte
 	ServerMode  ServerMode
 	AccessLog   []AccessLog
@@ -124,20 +123,6 @@ type HTTP struct {
 	MaxConnDuration   time.Duration
 	DelayedClose      time.Duration
 }
-
-// HTTPFilter is one filter of the ordered chain. The router is not among them: it always ends the chain.
-type HTTPFilter struct {
-	Name string
-	Kind HTTPFilterKind
-}
-
-// HTTPFilterKind is which filter runs.
-type HTTPFilterKind uint8
-
-// The HTTP filters that are built.
-const (
-	PeerMetadata HTTPFilterKind = iota + 1
-)
 
 // ServerMode says what happens to the response's server header.
 type ServerMode uint8

@@ -89,7 +89,7 @@ func manager(h *hcmv3.HttpConnectionManager) (*conf.HTTP, error) {
 	if out.AccessLog, err = accessLogs(h.AccessLog); err != nil {
 		return nil, err
 	}
-	return out, httpFilters(h.HttpFilters, out)
+	return out, httpFilters(h.HttpFilters)
 }
 
 func managerModes(h *hcmv3.HttpConnectionManager, out *conf.HTTP) error {
@@ -206,11 +206,11 @@ func managerProtocol(h *hcmv3.HttpConnectionManager, out *conf.HTTP) (err error)
 
 // httpFilters takes the chain: the router at its end, and filters that do nothing without a configuration on the route,
 // which routes are refused for.
-func httpFilters(fs []*hcmv3.HttpFilter, out *conf.HTTP) error {
+func httpFilters(fs []*hcmv3.HttpFilter) error {
 	for i, f := range fs {
 		n := typeName(f.GetTypedConfig())
 		last := i == len(fs)-1
-		if err := httpFilter(f.GetTypedConfig(), n, last, out); err != nil {
+		if err := httpFilter(f.GetTypedConfig(), n, last); err != nil {
 			if f.GetIsOptional() {
 				continue
 			}
@@ -223,7 +223,7 @@ func httpFilters(fs []*hcmv3.HttpFilter, out *conf.HTTP) error {
 	return nil
 }
 
-func httpFilter(a *anypb.Any, n string, last bool, out *conf.HTTP) error {
+func httpFilter(a *anypb.Any, n string, last bool) error {
 	if isRouter := n == "envoy.extensions.filters.http.router.v3.Router"; isRouter != last {
 		return fmt.Errorf("the router must be the last filter and the only one of its kind")
 	}
@@ -247,10 +247,8 @@ func httpFilter(a *anypb.Any, n string, last bool, out *conf.HTTP) error {
 			return err
 		}
 		return only(&c)
-	case "io.istio.http.peer_metadata.Config":
-		out.Filters = append(out.Filters, conf.HTTPFilter{Name: n, Kind: conf.PeerMetadata})
-		return nil
-	case "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig", // counters of gRPC only
+	case "io.istio.http.peer_metadata.Config", // always on
+		"envoy.extensions.filters.http.grpc_stats.v3.FilterConfig",  // counters of gRPC only
 		"istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig", // what it does is done for every mesh context
 		"stats.PluginConfig": // Istio's metrics are always on
 		return nil
@@ -307,7 +305,7 @@ func accessLog(l *accesslogv3.AccessLog) (out conf.AccessLog, err error) {
 		if js := format.GetJsonFormat(); js != nil {
 			return out, jsonFormat(js, &out)
 		}
-		text = format.GetTextFormat() //nolint:staticcheck // older control planes
+		text = format.GetTextFormat() // older control planes
 		if src := format.GetTextFormatSource(); src != nil {
 			b, file, err := bytesOf(src)
 			if err != nil || file != "" {

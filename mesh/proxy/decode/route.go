@@ -267,13 +267,13 @@ func headerMatch(h *routev3.HeaderMatcher) (out conf.HeaderMatch, err error) {
 		out.Kind, out.From, out.To = conf.HeaderRange, s.RangeMatch.GetStart(), s.RangeMatch.GetEnd()
 	case *routev3.HeaderMatcher_StringMatch:
 		out.Match, err = stringMatch(s.StringMatch)
-	case *routev3.HeaderMatcher_ExactMatch: //nolint:staticcheck // older control planes
+	case *routev3.HeaderMatcher_ExactMatch: // older control planes
 		out.Match = conf.StringMatch{Kind: conf.Exact, Value: s.ExactMatch}
-	case *routev3.HeaderMatcher_PrefixMatch: //nolint:staticcheck // older control planes
+	case *routev3.HeaderMatcher_PrefixMatch: // older control planes
 		out.Match = conf.StringMatch{Kind: conf.Prefix, Value: s.PrefixMatch}
-	case *routev3.HeaderMatcher_SuffixMatch: //nolint:staticcheck // older control planes
+	case *routev3.HeaderMatcher_SuffixMatch: // older control planes
 		out.Match = conf.StringMatch{Kind: conf.Suffix, Value: s.SuffixMatch}
-	case *routev3.HeaderMatcher_SafeRegexMatch: //nolint:staticcheck // older control planes
+	case *routev3.HeaderMatcher_SafeRegexMatch: // older control planes
 		out.Match.Kind = conf.Regex
 		out.Match.Regex, err = fullRegex(s.SafeRegexMatch)
 	default:
@@ -525,7 +525,7 @@ func headerAdds(list []*corev3.HeaderValueOption) ([]conf.HeaderOp, error) {
 		default:
 			return nil, fmt.Errorf("header %q: append_action %d is unknown", op.Name, o.GetAppendAction())
 		}
-		if a := o.GetAppend(); a != nil && !a.Value { //nolint:staticcheck // older control planes
+		if a := o.GetAppend(); a != nil && !a.Value { // older control planes
 			op.Mode = conf.Overwrite
 		}
 		f, err := conf.ParseFormat(value)

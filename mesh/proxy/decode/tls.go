@@ -152,7 +152,7 @@ func validation(v *tlsv3.CertificateValidationContext, out *conf.TLSCommon) (err
 	if out.RootPEM, out.RootFile, err = bytesOf(v.TrustedCa); err != nil {
 		return err
 	}
-	for _, m := range v.GetMatchSubjectAltNames() { //nolint:staticcheck // Istio still emits the untyped form
+	for _, m := range v.GetMatchSubjectAltNames() { // Istio still emits the untyped form
 		s, err := stringMatch(m)
 		if err != nil {
 			return fmt.Errorf("match_subject_alt_names: %w", err)

@@ -52,8 +52,13 @@ type Stream struct {
 	HeadWritten  bool
 	CloseAfter   bool // the downstream connection ends after this exchange
 	AttemptCount int
-	filters      []HTTP
-	finish       func(*Stream)
+	// PeerID and PeerMetadata are what endpoints of the mesh are told about this proxy; nil for nothing. PeerAsked says
+	// that the downstream told about itself and wants to know.
+	PeerID, PeerMetadata []byte
+	PeerAsked            bool
+
+	filters []HTTP
+	finish  func(*Stream)
 }
 
 // HTTP is one HTTP filter. Both calls may change the head that they see.
@@ -69,6 +74,7 @@ func (s *Stream) Begin(filters []HTTP, finish func(*Stream)) {
 	s.filters, s.finish = filters, finish
 	s.HeadWritten = false
 	s.AttemptCount = 0
+	s.PeerID, s.PeerMetadata, s.PeerAsked = nil, nil, false
 }
 
 // WriteHead runs the response filters over s.Resp and writes the head.
@@ -78,6 +84,9 @@ func (s *Stream) WriteHead() {
 	}
 	s.finish(s)
 	s.HeadWritten = true
+	if s.Conn.Chain.Draining() {
+		s.CloseAfter = true
+	}
 	s.Rec.Status = s.Resp.Status
 	s.Rec.Resp = &s.Resp
 	s.Out.Response(&s.Resp, s.Req.Minor, s.Req.IsHead, s.CloseAfter)

@@ -16,7 +16,7 @@ type Limits struct {
 // DefaultLimits are Envoy's.
 var DefaultLimits = Limits{HeadBytes: 60 << 10, Headers: 100}
 
-// A request or response that cannot be read. The codec of the listener answers requests with Status.
+// ParseError is a request or response that cannot be read. The codec of the listener answers requests with Status.
 type ParseError struct {
 	Status int
 	Detail string // in Envoy's words: the %RESPONSE_CODE_DETAILS% of the answer
@@ -88,17 +88,17 @@ type Response struct {
 }
 
 // Reset makes the request ready to be read into.
-func (r *Request) Reset() {
-	h, t := r.Header, r.Trailers
+func (q *Request) Reset() {
+	h, t := q.Header, q.Trailers
 	h.Reset()
 	t.Reset()
-	*r = Request{Header: h, Trailers: t}
+	*q = Request{Header: h, Trailers: t}
 }
 
 // Reset makes the response ready to be read into.
-func (r *Response) Reset() {
-	h, t := r.Header, r.Trailers
+func (p *Response) Reset() {
+	h, t := p.Header, p.Trailers
 	h.Reset()
 	t.Reset()
-	*r = Response{Header: h, Trailers: t}
+	*p = Response{Header: h, Trailers: t}
 }

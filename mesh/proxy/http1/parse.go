@@ -2,6 +2,7 @@ package http1
 
 import (
 	"bytes"
+	"errors"
 )
 
 // tokenTable maps a byte of a header name to its lower case, or 0 when it may not stand there (RFC 9110 section 5.6.2).
@@ -343,7 +344,11 @@ func (p *Response) finish(toHead bool) error {
 	var f framing
 	if err := f.read(&p.Header); err != nil {
 		// The status of a broken answer is ours: 502 belongs to the upstream whatever the client sent.
-		return &ParseError{502, err.(*ParseError).Detail}
+		var pe *ParseError
+		if errors.As(err, &pe) {
+			return &ParseError{502, pe.Detail}
+		}
+		return err
 	}
 	if f.close {
 		p.Close = true

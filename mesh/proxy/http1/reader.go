@@ -134,7 +134,9 @@ func (r *Reader) head(limit int) ([]byte, error) {
 				r.r += end
 				return b[:end], nil
 			}
-			scanned = len(b)
+			if len(b) > 1 || b[0] != '\r' { // a lone CR may still begin an empty line
+				scanned = len(b)
+			}
 			if scanned > limit {
 				return nil, ErrHeadTooLarge
 			}

@@ -160,9 +160,7 @@ func httpLine(b []byte) (alpn string, v verdict) {
 		if n == len(preface) {
 			return "h2c", yes
 		}
-		if n > 3 || n < len(preface) && n == len(b) && n <= 3 {
-			return "", more
-		}
+		return "", more
 	}
 	for len(b) > 0 && (b[0] == '\r' || b[0] == '\n') {
 		b = b[1:]

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"crypto/tls"
 	"encoding/hex"
+	"errors"
 	"io"
 	"net"
 	"net/netip"
@@ -102,8 +103,8 @@ func (m *Manager) sniff(t *table, c *filter.Conn, p *Properties) bool {
 	}
 	c.Prefix = read
 	if err != nil {
-		ne, ok := err.(net.Error)
-		return ok && ne.Timeout() && t.ContinueOnTimeout
+		var ne net.Error
+		return errors.As(err, &ne) && ne.Timeout() && t.ContinueOnTimeout
 	}
 	return true
 }

@@ -31,8 +31,9 @@ type Stats struct {
 // Conn is one HTTP/1.1 connection. It belongs to whoever got it until Put or Discard.
 type Conn struct {
 	net.Conn
-	R *http1.Reader
-	W *http1.Writer
+	R     *http1.Reader
+	W     *http1.Writer
+	Local string // our address
 	// Reused says that a request was answered on it before: if it fails before the first byte of an answer, the
 	// upstream may simply have closed it.
 	Reused bool
@@ -99,7 +100,7 @@ func (p *HTTP) Get(ctx context.Context, fresh bool) (*Conn, error) {
 	}
 	p.stats.Opened.Add(1)
 	p.stats.Active.Add(1)
-	c := &Conn{Conn: nc, R: http1.NewReader(nc), W: http1.NewWriter(nc), stats: p.stats}
+	c := &Conn{Conn: nc, Local: nc.LocalAddr().String(), R: http1.NewReader(nc), W: http1.NewWriter(nc), stats: p.stats}
 	c.raw = rawConn(nc)
 	c.peek = func(fd uintptr) bool {
 		var b [1]byte

@@ -14,6 +14,7 @@ import (
 	"github.com/meshproof/meshproof/mesh/proxy/balance"
 	"github.com/meshproof/meshproof/mesh/proxy/conf"
 	"github.com/meshproof/meshproof/mesh/proxy/filter"
+	"github.com/meshproof/meshproof/mesh/proxy/filter/peer"
 	"github.com/meshproof/meshproof/mesh/proxy/http1"
 	"github.com/meshproof/meshproof/mesh/proxy/pool"
 	"github.com/meshproof/meshproof/mesh/proxy/telemetry"
@@ -81,7 +82,7 @@ func (x *exchange) run(ctx context.Context) {
 			s.AttemptCount++
 		}
 		if x.vhost.Attempts {
-			s.Req.Set([]byte("x-envoy-attempt-count"), number(&s.Req.Header, int64(s.AttemptCount)))
+			s.Req.Set(hAttempts, number(&s.Req.Header, int64(s.AttemptCount)))
 		}
 		m, ok := x.pick(s.AttemptCount - 1)
 		if !ok {
@@ -153,6 +154,14 @@ func (x *exchange) try(ctx context.Context, m upstream.Member, fresh bool) resul
 		s.Rec.Failure = err.Error()
 		return x.afterReset(true, false)
 	}
+	peer.Add(s, m.Mesh)
+	if s.Conn.Direction != conf.Inbound {
+		s.Rec.MTLS = m.Mesh
+		if uri := m.PeerURI.Load(); uri != nil {
+			s.Rec.UpstreamURI = *uri
+		}
+	}
+	s.Rec.UpstreamLocal = c.Local
 	st.Requests.Add(1)
 	m.Requests.Add(1)
 	m.Active.Add(1)
@@ -189,6 +198,12 @@ func (x *exchange) setDeadline(c *pool.Conn, now time.Time) {
 }
 
 var limits = http1.DefaultLimits
+
+// Names that are set on every exchange; they are never changed.
+var (
+	hServiceTime = []byte("x-envoy-upstream-service-time")
+	hAttempts    = []byte("x-envoy-attempt-count")
+)
 
 func (x *exchange) readHead(c *pool.Conn) error {
 	s := x.s
@@ -287,9 +302,9 @@ func (x *exchange) answer(c *pool.Conn, m upstream.Member) result {
 	}
 	s.Rec.Details = "via_upstream"
 	h := &s.Resp.Header
-	h.Set([]byte("x-envoy-upstream-service-time"), millis(h, s.Rec.UpstreamTime))
+	h.Set(hServiceTime, millis(h, s.Rec.UpstreamTime))
 	if x.vhost.AttemptsInResponse {
-		h.Set([]byte("x-envoy-attempt-count"), number(h, int64(s.AttemptCount)))
+		h.Set(hAttempts, number(h, int64(s.AttemptCount)))
 	}
 	x.levels.response(s)
 	if s.Resp.Framing == http1.UntilClose && s.Req.Minor == 0 {

@@ -70,7 +70,7 @@ func (x *exchange) serve(ctx context.Context, t *conf.RouteTable) {
 	}
 	f := x.route.Forward
 	var w *conf.WeightedCluster
-	name := ""
+	var name string
 	if f.ClusterHeader != nil {
 		name = string(s.Req.Get(string(f.ClusterHeader)))
 	} else {
@@ -84,6 +84,11 @@ func (x *exchange) serve(ctx context.Context, t *conf.RouteTable) {
 		return
 	}
 	s.Rec.Cluster = x.cluster.Conf
+	if x.cluster.Conf.HTTP2 {
+		s.Rec.Flags |= telemetry.UpstreamProtocolError
+		s.Reply(502, []byte("the cluster speaks HTTP/2, which this proxy does not yet"), "text/plain", "upstream_http2_not_supported")
+		return
+	}
 	if up := s.Req.Upgrade; up != nil {
 		switch {
 		case string(up) == "h2c" || s.Req.Framing != http1.NoBody:

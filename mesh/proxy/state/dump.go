@@ -9,10 +9,14 @@ import (
 	adminv3 "github.com/envoyproxy/go-control-plane/envoy/admin/v3"
 	bootstrapv3 "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/raw_buffer/v3" // shown in dumps, decoded by name
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/emptypb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/meshproof/meshproof/mesh/xds"
@@ -58,11 +62,23 @@ func (s *State) Dump(o DumpOptions) ([]byte, error) {
 		}
 		out.Configs = append(out.Configs, a)
 	}
-	b, err := protojson.MarshalOptions{Multiline: true, Indent: " ", UseProtoNames: true}.Marshal(out)
+	b, err := protojson.MarshalOptions{Multiline: true, Indent: " ", UseProtoNames: true, Resolver: lenient{protoregistry.GlobalTypes}}.Marshal(out)
 	if err != nil {
 		return nil, fmt.Errorf("config dump: %w", err)
 	}
 	return b, nil
+}
+
+// lenient shows an extension that is not linked here by its type alone: a dump is for looking, and must not fail because of
+// a part that the proxy has no use for.
+type lenient struct{ *protoregistry.Types }
+
+func (l lenient) FindMessageByURL(url string) (protoreflect.MessageType, error) {
+	t, err := l.Types.FindMessageByURL(url)
+	if err != nil {
+		return (&emptypb.Empty{}).ProtoReflect().Type(), nil
+	}
+	return t, nil
 }
 
 // pick returns the elements of the repeated field of that name, as Envoy does for ?resource=.

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -75,7 +76,9 @@ type Host struct {
 	// Counters of this endpoint.
 	Requests, Errors, Success atomic.Int64
 	HTTP                      *pool.HTTP
-	TLS                       *conf.UpstreamTLS // nil is plaintext
+	TLS                       *conf.UpstreamTLS      // nil is plaintext
+	Mesh                      bool                   // mutual TLS with another proxy of the mesh
+	PeerURI                   atomic.Pointer[string] // SPIFFE id that the endpoint last showed; nil unknown
 	dialTCP                   pool.Dial
 	cx                        pool.Stats
 }
@@ -244,10 +247,11 @@ func (s *Set) newHost(c *conf.Cluster, addr string, t *conf.UpstreamTLS, limits 
 	dialHTTP := pool.Dial(plain)
 	if t != nil {
 		var err error
-		if dialHTTP, err = s.dialTLS(plain, t, httpALPN(t.ALPN)); err != nil {
+		h.Mesh = slices.Contains(t.ALPN, "istio")
+		if dialHTTP, err = s.dialTLS(h, plain, t, httpALPN(t.ALPN)); err != nil {
 			return nil, err
 		}
-		if h.dialTCP, err = s.dialTLS(plain, t, t.ALPN); err != nil {
+		if h.dialTCP, err = s.dialTLS(h, plain, t, t.ALPN); err != nil {
 			return nil, err
 		}
 	}
@@ -257,10 +261,8 @@ func (s *Set) newHost(c *conf.Cluster, addr string, t *conf.UpstreamTLS, limits 
 
 // httpALPN is what Istio's alpn filter makes of a mesh context: the peer learns that HTTP follows.
 func httpALPN(list []string) []string {
-	for _, p := range list {
-		if p == "istio" {
-			return []string{"istio-http/1.1", "istio", "http/1.1"}
-		}
+	if slices.Contains(list, "istio") {
+		return []string{"istio-http/1.1", "istio", "http/1.1"}
 	}
 	var out []string
 	for _, p := range list {
@@ -271,7 +273,7 @@ func httpALPN(list []string) []string {
 	return out
 }
 
-func (s *Set) dialTLS(plain pool.Dial, t *conf.UpstreamTLS, alpn []string) (pool.Dial, error) {
+func (s *Set) dialTLS(h *Host, plain pool.Dial, t *conf.UpstreamTLS, alpn []string) (pool.Dial, error) {
 	cfg, err := s.tls.Client(t, alpn)
 	if err != nil {
 		return nil, err
@@ -285,6 +287,12 @@ func (s *Set) dialTLS(plain pool.Dial, t *conf.UpstreamTLS, alpn []string) (pool
 		if err := c.HandshakeContext(ctx); err != nil {
 			_ = raw.Close()
 			return nil, fmt.Errorf("tls to %s: %w", raw.RemoteAddr(), err)
+		}
+		if peer := c.ConnectionState().PeerCertificates; len(peer) > 0 && len(peer[0].URIs) > 0 {
+			uri := peer[0].URIs[0].String()
+			if old := h.PeerURI.Load(); old == nil || *old != uri {
+				h.PeerURI.Store(&uri)
+			}
 		}
 		return c, nil
 	}, nil

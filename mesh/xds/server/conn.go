@@ -198,6 +198,9 @@ func (c *conn) subscribeAll(typ int, r *request, first bool) {
 		t.synced = nil
 	}
 	t.wildcard = wild
+	if len(r.names) == len(t.names) && !slices.ContainsFunc(r.names, func(n string) bool { return !t.names[n] }) {
+		return // an ACK repeats what is asked for
+	}
 	names := make(map[string]bool, len(r.names))
 	for _, n := range r.names {
 		if n == "*" {

@@ -171,7 +171,7 @@ func (sv *service) serve(st protocol) error {
 	var first *request
 	select {
 	case first = <-requests:
-	case <-received:
+	case _ = <-received:
 		return nil
 	case <-s.closed:
 		return status.Error(codes.Unavailable, "control plane is shutting down")

@@ -58,6 +58,11 @@ func (s *Server) Push(object model.Key, generation int64) status.Push {
 	}
 	out.Snapshot, out.BuiltAt = at.seq, at.builtAt
 	out.Proxies = s.PushOf(at.seq)
+	for _, p := range s.Current().Problems {
+		if p.Object == object && p.InForce != "this" {
+			out.InForce = p.InForce
+		}
+	}
 	return out
 }
 

@@ -45,7 +45,8 @@ type canaryRun struct {
 	host     record.Host // over the whole load
 	// calibration is the host under the same load while nothing changed.
 	calibration record.Host
-	restarts    []string // pods that restarted meanwhile
+	// disturbed says which pods went away, restarted or were not Ready meanwhile; no step of the canary does that.
+	disturbed []string
 }
 
 // Canary moves hello and reviews from their old version to the new one by weights, while load runs through the gateway and
@@ -73,10 +74,11 @@ func runCanary(ctx context.Context, e *env.Env, rec *record.Recorder) (canaryRun
 		return run, err
 	}
 
-	restarts, err := e.Client.Restarts(ctx, namespaces()...)
+	before, err := e.Client.Pods(ctx, namespaces()...)
 	if err != nil {
 		return run, err
 	}
+	rec.Planned(run.plan.length(samples) - loadHeadroom)
 	load, stop := context.WithCancel(ctx)
 	defer stop()
 	g, gctx := errgroup.WithContext(load)
@@ -103,18 +105,33 @@ func runCanary(ctx context.Context, e *env.Env, rec *record.Recorder) (canaryRun
 		return run, context.Cause(ctx)
 	}
 	rec.Event(time.Now(), "note", "host", host.Detail())
-	after, err := e.Client.Restarts(ctx, namespaces()...)
+	after, err := e.Client.Pods(ctx, namespaces()...)
 	if err != nil {
 		return run, err
 	}
-	for pod, n := range after {
-		if n > restarts[pod] {
-			run.restarts = append(run.restarts, fmt.Sprintf("%s (%d times)", pod, n-restarts[pod]))
-		}
-	}
-	slices.Sort(run.restarts)
+	run.disturbed = disturbed(before, after)
 	run.host, run.requests, run.events = host, rec.Requests(), rec.Events()
 	return run, nil
+}
+
+// disturbed compares the pods before and after the load.
+func disturbed(before, after map[string]workload.Pod) []string {
+	var out []string
+	for name, b := range before {
+		a, there := after[name]
+		switch {
+		case !there:
+			out = append(out, name+" (gone)")
+		case a.Restarts > b.Restarts:
+			out = append(out, fmt.Sprintf("%s (%d times)", name, a.Restarts-b.Restarts))
+		case !a.Ready:
+			out = append(out, fmt.Sprintf("%s (no restart, but not Ready since %s)", name, a.Since.UTC().Format(time.TimeOnly)))
+		case !a.Since.Equal(b.Since):
+			out = append(out, fmt.Sprintf("%s (no restart, but not Ready until %s)", name, a.Since.UTC().Format(time.TimeOnly)))
+		}
+	}
+	slices.Sort(out)
+	return out
 }
 
 // namespaces are those whose pods must not restart while the canary runs.
@@ -133,6 +150,9 @@ func (run *canaryRun) timeline(ctx context.Context, e *env.Env, rec *record.Reco
 	done()
 	first.window.To = time.Now()
 	run.changes = []change{first}
+	if err := awaitAnswers(ctx, rec, first.window.To); err != nil {
+		return err
+	}
 	for round := range run.plan.repeat {
 		for i, s := range steps[1:] {
 			if ctx.Err() != nil {
@@ -154,32 +174,23 @@ func (run *canaryRun) timeline(ctx context.Context, e *env.Env, rec *record.Reco
 			if err != nil {
 				return err
 			}
-			// The window's last requests end before the next change, so that none belongs to both.
-			if err := sleep(ctx, settle); err != nil {
+			if err := awaitAnswers(ctx, rec, c.window.To); err != nil {
 				return err
 			}
 		}
 	}
-	return awaitAnswers(ctx, rec, run.changes[len(run.changes)-1].window.To)
+	return nil
 }
 
-// awaitAnswers waits until every stream has an answer to a request that was sent after the moment t, so that what was sent
-// before it has arrived here too.
+// awaitAnswers waits until every request that was sent before the moment t has its answer, so that none of a step is answered
+// under the weights of the next one, however slow the host is.
 func awaitAnswers(ctx context.Context, rec *record.Recorder, t time.Time) error {
-	_, err := expect.Converge(ctx, expect.Budget{Within: loadgen.DefaultTimeout + 2*time.Second}, func(context.Context) (struct{}, error) {
-		late := map[string]bool{}
-		for _, s := range rec.Streams() {
-			late[s.Name] = true
+	_, err := expect.Converge(ctx, expect.Budget{Within: loadgen.DefaultTimeout + 2*time.Second, Every: 5 * time.Millisecond}, func(context.Context) (time.Time, error) {
+		until := rec.AnsweredUntil()
+		if until.Before(t) {
+			return until, fmt.Errorf("answers are complete up to %s, not to %s", until.Format(time.TimeOnly), t.Format(time.TimeOnly))
 		}
-		for _, r := range rec.Requests() {
-			if r.Sent > t.UnixNano() {
-				delete(late, r.Stream)
-			}
-		}
-		if len(late) > 0 {
-			return struct{}{}, fmt.Errorf("%d streams have no answer to a request sent after %s", len(late), t.Format(time.TimeOnly))
-		}
-		return struct{}{}, nil
+		return until, nil
 	})
 	var timeout *expect.TimeoutError
 	if errors.As(err, &timeout) {
@@ -194,7 +205,7 @@ func applyStep(ctx context.Context, e *env.Env, rec *record.Recorder, s step) ch
 	c.acked = c.applied
 	var objects []workload.Object
 	for _, manifest := range [][]byte{helloWeights(s), reviewsWeights(s)} {
-		applied, err := e.Client.Apply(ctx, manifest)
+		applied, err := e.Client.Apply(ctx, "weights "+s.String(), manifest)
 		if err != nil {
 			c.err = err
 			return c
@@ -319,7 +330,7 @@ func prepareCanary(ctx context.Context, e *env.Env) ([]target, error) {
 	}
 	manifests = append(manifests, canaryGateways())
 	for _, data := range manifests {
-		objects, err := e.Client.Apply(ctx, data)
+		objects, err := e.Client.Apply(ctx, "canary", data)
 		if err != nil {
 			return nil, err
 		}

@@ -12,6 +12,7 @@ import (
 	"github.com/meshproof/meshproof/scenarios/expect"
 	"github.com/meshproof/meshproof/scenarios/lab"
 	"github.com/meshproof/meshproof/scenarios/record"
+	"github.com/meshproof/meshproof/scenarios/workload"
 )
 
 // world answers requests of a simulated run; a case breaks one thing of it.
@@ -73,7 +74,7 @@ func simulate(w world, seed uint64) canaryRun {
 			}
 		}
 		run.changes = append(run.changes, c)
-		now = c.window.To.Add(settle)
+		now = c.window.To
 	}
 	return run
 }
@@ -212,21 +213,52 @@ func TestJudgeCanaryCutShort(t *testing.T) {
 func TestJudgeGuard(t *testing.T) {
 	run := simulate(honest(), 1)
 	for i := range run.requests {
-		if i%50 == 0 {
+		if i%10 == 0 {
 			run.requests[i].Sent += int64(2 * lateBound)
 		}
 	}
 	if c := run.judgeGuard(); c.Outcome != verdict.Inconclusive || !strings.Contains(c.Reason, "late") {
-		t.Errorf("2%% late: %s, %s", c.Outcome, c.Reason)
+		t.Errorf("10%% late: %s, %s", c.Outcome, c.Reason)
 	}
 	run = simulate(honest(), 1)
-	run.calibration.CPUStall, run.host.CPUStall = 0.2, 0.6
+	run.calibration.CPUStall, run.host.CPUStall = 0.2, 0.95
 	if c := run.judgeGuard(); c.Outcome != verdict.Inconclusive {
-		t.Errorf("pressure 0.6 after 0.2: %s", c.Outcome)
+		t.Errorf("pressure 0.95 after 0.2: %s", c.Outcome)
 	}
-	run.restarts = []string{"hello/x (1 times)"}
+	before := map[string]workload.Pod{"hello/x": {Ready: true}, "hello/y": {Ready: true}, "hello/z": {Ready: true}, "hello/w": {Ready: true}, "hello/v": {Ready: true}}
+	after := map[string]workload.Pod{"hello/x": {Ready: true, Restarts: 1}, "hello/y": {Since: time.Unix(60, 0)}, "hello/z": {Ready: true, Since: time.Unix(61, 0)}, "hello/w": {Ready: true}}
+	run.disturbed = disturbed(before, after)
+	want := "hello/v (gone); hello/x (1 times); hello/y (no restart, but not Ready since 00:01:00); hello/z (no restart, but not Ready until 00:01:01)"
+	if got := strings.Join(run.disturbed, "; "); got != want {
+		t.Errorf("disturbed: %s, want %s", got, want)
+	}
 	run.host.CPUStall = 0.3
 	if c := run.judgeGuard(); c.Outcome != verdict.Inconclusive || !strings.Contains(c.Reason, "hello/x") {
 		t.Errorf("restart: %s, %s", c.Outcome, c.Reason)
+	}
+}
+
+// A loss while the host stalled is not held against the mesh; the same loss a while later is.
+func TestJudgeLostInAStall(t *testing.T) {
+	for _, c := range []struct {
+		after time.Duration // of the loss, after the stall
+		want  verdict.Outcome
+	}{{time.Second, verdict.Inconclusive}, {6 * time.Second, verdict.Fail}} {
+		run := simulate(honest(), 1)
+		stall := run.changes[2].window.From
+		lost := false
+		for i := range run.requests {
+			r := &run.requests[i]
+			since := time.Unix(0, r.Intended).Sub(stall)
+			if since >= 0 && since < 600*time.Millisecond {
+				r.Sent += int64(400 * time.Millisecond)
+			}
+			if !lost && since >= c.after && since < c.after+time.Second {
+				r.Class, lost = "timeout", true
+			}
+		}
+		if got := run.judgeLost(); got.Outcome != c.want {
+			t.Errorf("%s after the stall: %s, want %s: %s", c.after, got.Outcome, c.want, got.Reason)
+		}
 	}
 }

@@ -53,7 +53,6 @@ const (
 	jasonMesh       = "jason-mesh"
 	theUser         = "jason"
 	leadIn          = 1500 * time.Millisecond // of load before the first change
-	settle          = 250 * time.Millisecond  // between the end of a window and the next change
 	liveWithin      = 30 * time.Second        // for every proxy to acknowledge
 	loadHeadroom    = 60 * time.Second        // of load beyond what the windows need, for slow changes
 	sourceDelta     = 0.10
@@ -120,7 +119,7 @@ func (pl plan) length(need sizer) time.Duration {
 	d := leadIn + loadHeadroom
 	for range pl.repeat {
 		for _, s := range canarySteps()[1:] {
-			d += pl.window(s, need) + settle
+			d += pl.window(s, need)
 		}
 	}
 	return d

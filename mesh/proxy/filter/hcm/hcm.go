@@ -29,8 +29,8 @@ type Recorder interface {
 type Manager struct {
 	Router   Handler
 	Recorder Recorder
-	// Filters builds a filter of the chain.
-	Filters func(conf.HTTPFilter) filter.HTTP
+	// Filters run on every connection, in this order.
+	Filters []filter.HTTP
 }
 
 // Serve reads requests from c until the connection ends, the chain drains, or ctx is done. It does not close c.
@@ -51,12 +51,11 @@ func (m *Manager) Serve(ctx context.Context, c *filter.Conn) {
 }
 
 type connection struct {
-	m       *Manager
-	s       *filter.Stream
-	http    *conf.HTTP // the config that filters was built for
-	filters []filter.HTTP
-	armed   time.Time // when the idle deadline was last set
-	idle    time.Duration
+	m     *Manager
+	s     *filter.Stream
+	http  *conf.HTTP
+	armed time.Time // when the idle deadline was last set
+	idle  time.Duration
 }
 
 // await blocks until a request begins to arrive; false means that none will.
@@ -91,10 +90,6 @@ func (c *connection) config() {
 		return
 	}
 	c.http = h
-	c.filters = c.filters[:0]
-	for _, f := range h.Filters {
-		c.filters = append(c.filters, c.m.Filters(f))
-	}
 	if c.idle != h.IdleTimeout {
 		c.idle = h.IdleTimeout
 		c.armed = time.Time{}
@@ -120,7 +115,7 @@ func (c *connection) one(ctx context.Context) bool {
 	now := time.Now()
 	s.Rec = telemetry.Record{Req: &s.Req, Start: now, Direction: s.Conn.Direction, Local: s.Conn.Local, Remote: s.Conn.Remote, SNI: s.Conn.SNI,
 		PeerURI: s.Conn.PeerURI, LocalURI: s.Conn.LocalURI, MTLS: s.Conn.PeerURI != ""}
-	s.Begin(c.filters, finish)
+	s.Begin(c.m.Filters, finish)
 	s.CloseAfter = false
 	s.Scheme = schemeHTTP
 	if s.Conn.TLS {
@@ -176,7 +171,7 @@ func (c *connection) request() bool {
 		s.Reply(code, nil, "", details)
 		return false
 	}
-	for _, f := range c.filters {
+	for _, f := range c.m.Filters {
 		if f.Request(s) {
 			return false
 		}

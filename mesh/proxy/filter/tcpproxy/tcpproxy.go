@@ -3,8 +3,10 @@ package tcpproxy
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"time"
 
@@ -81,7 +83,7 @@ func join(ctx context.Context, c *filter.Conn, up net.Conn, idle time.Duration, 
 	defer stop()
 	var wg sync.WaitGroup
 	act := &activity{a: c.Conn, b: up, idle: idle}
-	act.touch()
+	act.arm()
 	wg.Go(func() {
 		if len(c.Prefix) > 0 {
 			n, err := up.Write(c.Prefix)
@@ -90,53 +92,72 @@ func join(ctx context.Context, c *filter.Conn, up net.Conn, idle time.Duration, 
 				return
 			}
 		}
-		rec.BytesIn += act.copy(up, c.Conn)
+		rec.BytesIn += act.copy(ctx, up, c.Conn)
 	})
-	wg.Go(func() { rec.BytesOut += act.copy(c.Conn, up) })
+	wg.Go(func() { rec.BytesOut += act.copy(ctx, c.Conn, up) })
 	wg.Wait()
 }
 
-// activity moves the idle deadline of both sides.
+// activity ends both directions when neither has moved a byte for the idle time.
 type activity struct {
 	a, b net.Conn
 	idle time.Duration
 
-	mu   sync.Mutex
-	last time.Time
+	mu    sync.Mutex
+	due   time.Time
+	doubt bool // one direction found nothing since due was set
+	dead  bool
 }
 
-func (v *activity) touch() {
+// arm sets the deadline of both sides, a full idle time from now.
+func (v *activity) arm() {
 	if v.idle == 0 {
 		return
 	}
-	now := time.Now()
+	v.due, v.doubt = time.Now().Add(v.idle), false
+	_ = v.a.SetReadDeadline(v.due)
+	_ = v.b.SetReadDeadline(v.due)
+}
+
+// expired is called when a read of src met its deadline after n bytes. It reports whether the connection is idle: that
+// takes both directions to say that nothing came, or one to say so twice, for the other may not have had its turn yet.
+func (v *activity) expired(src net.Conn, n int64) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if now.Sub(v.last) < v.idle/8 {
-		return
+	now := time.Now()
+	switch {
+	case v.dead:
+		return true
+	case n > 0:
+		v.arm()
+	case now.Before(v.due): // the other direction moved
+		_ = src.SetReadDeadline(v.due)
+	case v.doubt:
+		return true
+	default:
+		v.doubt = true
+		_ = src.SetReadDeadline(now.Add(v.idle / 8))
 	}
-	v.last = now
-	_ = v.a.SetReadDeadline(now.Add(v.idle))
-	_ = v.b.SetReadDeadline(now.Add(v.idle))
+	return false
 }
 
 func (v *activity) abort() {
+	v.mu.Lock()
+	v.dead = true
+	v.mu.Unlock()
 	_ = v.a.SetDeadline(time.Unix(1, 0))
 	_ = v.b.SetDeadline(time.Unix(1, 0))
 }
 
-// spliced is how much is copied inside the kernel before the idle deadline moves on.
-const spliced = 1 << 20
-
-func (v *activity) copy(dst, src net.Conn) (n int64) {
+// copy moves bytes until src ends; inside the kernel where both are TCP.
+func (v *activity) copy(ctx context.Context, dst, src net.Conn) (n int64) {
 	for {
-		k, err := io.CopyN(dst, src, spliced)
+		k, err := io.Copy(dst, src)
 		n += k
-		v.touch()
-		if err == nil {
+		if v.idle > 0 && errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() == nil && !v.expired(src, k) {
 			continue
 		}
-		if err != io.EOF {
+		if err != nil {
 			v.abort()
 			return n
 		}

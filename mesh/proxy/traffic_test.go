@@ -1,0 +1,336 @@
+package proxy
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/meshproof/meshproof/mesh/xds"
+)
+
+// serveWith runs a proxy with one route to the given handler and returns the proxy's address.
+func serveWith(t *testing.T, h http.Handler, change func(*routev3.RouteAction)) string {
+	t.Helper()
+	s := httptest.NewServer(h)
+	t.Cleanup(s.Close)
+	a := newADS(t)
+	addr := freeAddr(t).String()
+	act := weighted("c", 1)
+	act.RetryPolicy = istioRetries(t)
+	if change != nil {
+		change(act)
+	}
+	a.put(xds.Set{
+		Clusters: []*clusterPB{edsCluster("c")}, Endpoints: []*claPB{cla(t, "c", strings.TrimPrefix(s.URL, "http://"))},
+		Listeners: []*listenerPB{httpListener(t, addr, "80")}, Routes: []*routesPB{table("80", []string{"*"}, prefix("/", act))},
+	})
+	start(t, a)
+	return addr
+}
+
+// raw sends bytes and returns everything until the proxy closes.
+func raw(t *testing.T, addr, send string) string {
+	t.Helper()
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+	if _, err := io.WriteString(c, send); err != nil {
+		t.Fatal(err)
+	}
+	b, err := io.ReadAll(c)
+	if err != nil {
+		t.Fatalf("%v after %q", err, b)
+	}
+	return string(b)
+}
+
+func TestBodies(t *testing.T) {
+	addr := serveWith(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		b, err := io.ReadAll(r.Body)
+		if err != nil {
+			w.WriteHeader(500)
+			return
+		}
+		w.Header().Set("x-length", fmt.Sprint(r.ContentLength))
+		w.Header().Set("Trailer", "x-sum")
+		_, _ = w.Write(b)
+		w.Header().Set("x-sum", fmt.Sprint(len(b)))
+	}), nil)
+	c := httpClient(t)
+	for _, size := range []int{0, 1, 5000, 8 << 10, 100 << 10, 3 << 20} {
+		for _, chunked := range []bool{false, true} {
+			body := strings.Repeat("abcdefg ", size/8+1)[:size]
+			var rd io.Reader = strings.NewReader(body)
+			if chunked {
+				rd = struct{ io.Reader }{rd}
+			}
+			resp, err := c.Post("http://"+addr+"/", "text/plain", rd)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := io.ReadAll(resp.Body)
+			_ = resp.Body.Close()
+			if err != nil || resp.StatusCode != 200 || string(got) != body {
+				t.Errorf("size %d chunked %v: status %d, %d bytes back, %v", size, chunked, resp.StatusCode, len(got), err)
+			}
+			if resp.Trailer.Get("x-sum") != fmt.Sprint(size) && resp.ContentLength < 0 {
+				t.Errorf("size %d: trailer %v", size, resp.Trailer)
+			}
+		}
+	}
+}
+
+func TestExpectContinue(t *testing.T) {
+	addr := serveWith(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.Copy(w, r.Body) }), nil)
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	_, _ = io.WriteString(c, "POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 5\r\nConnection: close\r\n\r\n")
+	r := bufio.NewReader(c)
+	line, err := r.ReadString('\n')
+	if err != nil || line != "HTTP/1.1 100 Continue\r\n" {
+		t.Fatalf("%q, %v", line, err)
+	}
+	_, _ = r.ReadString('\n')
+	_, _ = io.WriteString(c, "hello")
+	rest, err := io.ReadAll(r)
+	if err != nil || !strings.HasPrefix(string(rest), "HTTP/1.1 200") || !strings.HasSuffix(string(rest), "hello") {
+		t.Errorf("%q, %v", rest, err)
+	}
+}
+
+func TestPipelineAndHead(t *testing.T) {
+	addr := serveWith(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, "path "+r.URL.Path) }), nil)
+	got := raw(t, addr, "GET /1 HTTP/1.1\r\nHost: x\r\n\r\nHEAD /2 HTTP/1.1\r\nHost: x\r\n\r\nGET /3 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+	if strings.Count(got, "HTTP/1.1 200") != 3 || !strings.Contains(got, "path /1HTTP/1.1") || strings.Contains(got, "path /2") || !strings.HasSuffix(got, "path /3") {
+		t.Errorf("got %q", got)
+	}
+}
+
+func TestSmugglingIsRefused(t *testing.T) {
+	var seen atomic.Int64
+	addr := serveWith(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { seen.Add(1) }), nil)
+	got := raw(t, addr, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /admin HTTP/1.1\r\nHost: x\r\n\r\n")
+	if !strings.HasPrefix(got, "HTTP/1.1 400") || strings.Count(got, "HTTP/1.1") != 1 || seen.Load() != 0 {
+		t.Errorf("%d requests got through: %q", seen.Load(), got)
+	}
+}
+
+func TestWebsocketUpgrade(t *testing.T) {
+	addr := serveWith(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Upgrade") != "websocket" || !strings.EqualFold(r.Header.Get("Connection"), "upgrade") {
+			http.Error(w, "no upgrade", 400)
+			return
+		}
+		c, buf, err := w.(http.Hijacker).Hijack()
+		if err != nil {
+			return
+		}
+		defer func() { _ = c.Close() }()
+		_, _ = io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nfirst,")
+		line, _ := buf.ReadString('\n')
+		_, _ = io.WriteString(c, "echo "+line)
+	}), nil)
+	got := raw(t, addr, "GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nping\n")
+	if !strings.HasPrefix(got, "HTTP/1.1 101") || !strings.Contains(strings.ToLower(got), "upgrade: websocket") || !strings.HasSuffix(got, "first,echo ping\n") {
+		t.Errorf("got %q", got)
+	}
+}
+
+// TestRetryOnDeadEndpoint: an endpoint that refuses connections costs no request, as the policy retries on connect-failure.
+func TestRetryOnDeadEndpoint(t *testing.T) {
+	a := newADS(t)
+	addr, dead := freeAddr(t).String(), freeAddr(t).String()
+	act := weighted("c", 1)
+	act.RetryPolicy = istioRetries(t)
+	a.put(xds.Set{
+		Clusters: []*clusterPB{edsCluster("c")}, Endpoints: []*claPB{cla(t, "c", dead, backend(t, "alive"))},
+		Listeners: []*listenerPB{httpListener(t, addr, "80")}, Routes: []*routesPB{table("80", []string{"*"}, prefix("/", act))},
+	})
+	start(t, a)
+	c := httpClient(t)
+	for range 50 {
+		if resp, body := get(t, c, "http://"+addr+"/"); resp.StatusCode != 200 {
+			t.Fatalf("status %d: %s", resp.StatusCode, body)
+		}
+	}
+}
+
+func TestRetryOnStatusAndItsLimit(t *testing.T) {
+	var n atomic.Int64
+	addr := serveWith(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		b, _ := io.ReadAll(r.Body)
+		if n.Add(1)%3 != 0 {
+			w.WriteHeader(503)
+			return
+		}
+		_, _ = fmt.Fprintf(w, "%s attempt %s", b, r.Header.Get("x-envoy-attempt-count"))
+	}), func(a *routev3.RouteAction) {
+		a.RetryPolicy = &routev3.RetryPolicy{RetryOn: "retriable-status-codes", RetriableStatusCodes: []uint32{503}, NumRetries: wrapperspb.UInt32(2)}
+	})
+	resp, err := httpClient(t).Post("http://"+addr+"/", "text/plain", strings.NewReader("body"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, _ := io.ReadAll(resp.Body)
+	_ = resp.Body.Close()
+	if resp.StatusCode != 200 || string(b) != "body attempt 3" {
+		t.Errorf("status %d: %q", resp.StatusCode, b)
+	}
+	if n.Load() != 3 {
+		t.Errorf("%d attempts", n.Load())
+	}
+}
+
+func TestTimeouts(t *testing.T) {
+	release := make(chan struct{})
+	addr := serveWith(t, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		select {
+		case <-release:
+		case <-r.Context().Done():
+		}
+	}), func(a *routev3.RouteAction) { a.Timeout = durationpb.New(100 * time.Millisecond) })
+	t.Cleanup(func() { close(release) })
+	resp, body := get(t, httpClient(t), "http://"+addr+"/")
+	if resp.StatusCode != 504 || body != "upstream request timeout" {
+		t.Errorf("status %d: %s", resp.StatusCode, body)
+	}
+}
+
+// TestStalePooledConnections: a server that closes each connection after an answer without saying so costs nothing.
+func TestStalePooledConnections(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			wg.Go(func() {
+				defer func() { _ = c.Close() }()
+				if _, err := http.ReadRequest(bufio.NewReader(c)); err == nil {
+					_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+				}
+			})
+		}
+	})
+	t.Cleanup(func() { _ = ln.Close(); wg.Wait() })
+	a := newADS(t)
+	addr := freeAddr(t).String()
+	a.put(xds.Set{
+		Clusters: []*clusterPB{edsCluster("c")}, Endpoints: []*claPB{cla(t, "c", ln.Addr().String())},
+		Listeners: []*listenerPB{httpListener(t, addr, "80")}, Routes: []*routesPB{table("80", []string{"*"}, prefix("/", weighted("c", 1)))},
+	})
+	start(t, a)
+	c := httpClient(t)
+	for range 300 {
+		if resp, body := get(t, c, "http://"+addr+"/"); resp.StatusCode != 200 {
+			t.Fatalf("status %d: %s", resp.StatusCode, body)
+		}
+	}
+}
+
+// TestDrainAtTheEnd: a request under way when the proxy is told to stop is answered, and told to come elsewhere next time.
+func TestDrainAtTheEnd(t *testing.T) {
+	begun, release := make(chan struct{}), make(chan struct{})
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		close(begun)
+		<-release
+		_, _ = io.WriteString(w, "done")
+	}))
+	defer s.Close()
+	a := newADS(t)
+	addr := freeAddr(t).String()
+	set := canary(t, addr, strings.TrimPrefix(s.URL, "http://"), backend(t, "v2"), 100, 0)
+	a.put(set)
+	ctx, cancel := context.WithCancel(context.Background())
+	ready, ended, admin := make(chan struct{}), make(chan error, 1), freeAddr(t).String()
+	go func() {
+		ended <- Run(ctx, Bootstrap{NodeID: "sidecar~127.0.0.1~t.d~d.svc.cluster.local", Discovery: dialOptions(a), StopTime: 10 * time.Second, Admin: admin, Ready: func() { close(ready) }})
+	}()
+	<-ready
+	type answer struct {
+		resp *http.Response
+		body string
+	}
+	got := make(chan answer)
+	c := httpClient(t)
+	go func() {
+		resp, body := get(t, c, "http://"+addr+"/")
+		got <- answer{resp, body}
+	}()
+	<-begun
+	cancel()
+	adminSays(t, admin, "DRAINING")
+	close(release)
+	r := <-got
+	if r.resp.StatusCode != 200 || r.body != "done" || !r.resp.Close {
+		t.Errorf("status %d, close %v: %s", r.resp.StatusCode, r.resp.Close, r.body)
+	}
+	if err := <-ended; err != nil {
+		t.Errorf("Run: %v", err)
+	}
+}
+
+// adminSays waits until the admin port reports a state.
+func adminSays(t *testing.T, admin, want string) {
+	t.Helper()
+	c := httpClient(t)
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
+		_, body := get(t, c, "http://"+admin+"/ready")
+		if strings.TrimSpace(body) == want {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("state %q, want %q", body, want)
+		}
+	}
+}
+
+func TestNoRouteAndNoCluster(t *testing.T) {
+	a := newADS(t)
+	addr := freeAddr(t).String()
+	a.put(xds.Set{
+		Clusters: []*clusterPB{edsCluster("empty")}, Endpoints: []*claPB{cla(t, "empty")}, Listeners: []*listenerPB{httpListener(t, addr, "80")},
+		Routes: []*routesPB{table("80", []string{"known"}, prefix("/missing", weighted("nowhere", 1)), prefix("/empty", weighted("empty", 1)))},
+	})
+	start(t, a)
+	c := httpClient(t)
+	for _, x := range []struct {
+		host, path string
+		code       int
+	}{{"other", "/", 404}, {"known", "/", 404}, {"known:80", "/missing", 503}, {"KNOWN", "/empty", 503}} {
+		req, _ := http.NewRequest("GET", "http://"+addr+x.path, nil)
+		req.Host = x.host
+		resp, err := c.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+		if resp.StatusCode != x.code {
+			t.Errorf("%s%s: status %d, want %d", x.host, x.path, resp.StatusCode, x.code)
+		}
+	}
+}
