@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -49,20 +50,39 @@ type Conn struct {
 	gone     bool
 }
 
+// maxDialing bounds the connections of a pool that are being made at a time. Requests beyond wait for one of them or for one
+// that comes back, whichever is first: after a stall, a handshake for every waiting request would only prolong it.
+const maxDialing = 64
+
 // HTTP is a pool of HTTP/1.1 connections to one address. The zero value is not ready: use NewHTTP.
 type HTTP struct {
 	dial  Dial
 	stats *Stats
+	// stop ends dials that nobody waits for any more.
+	ctx  context.Context
+	stop context.CancelFunc
 
-	mu     sync.Mutex
-	limits Limits
-	idle   []*Conn // the last is the youngest
-	closed bool
+	mu      sync.Mutex
+	limits  Limits
+	idle    []*Conn   // the last is the youngest
+	waiting []*waiter // oldest first; never while something is idle
+	dialing int       // goroutines in connect
+	closed  bool
+}
+
+// waiter is a request without a connection. It hears once.
+type waiter struct{ got chan outcome }
+
+type outcome struct {
+	conn *Conn
+	err  error
 }
 
 // NewHTTP returns an empty pool.
 func NewHTTP(dial Dial, l Limits, stats *Stats) *HTTP {
-	return &HTTP{dial: dial, limits: l, stats: stats}
+	p := &HTTP{dial: dial, limits: l, stats: stats}
+	p.ctx, p.stop = context.WithCancel(context.Background())
+	return p
 }
 
 // SetLimits changes the limits of connections from now on.
@@ -72,13 +92,15 @@ func (p *HTTP) SetLimits(l Limits) {
 	p.mu.Unlock()
 }
 
-// Get returns an idle connection that is alive, or a new one. fresh asks for a new one.
+// Get returns an idle connection that is alive, or else the first that is made or comes back. fresh asks for a new one.
 func (p *HTTP) Get(ctx context.Context, fresh bool) (*Conn, error) {
-	for !fresh {
+	if fresh {
+		return p.open(ctx)
+	}
+	for {
 		p.mu.Lock()
 		n := len(p.idle)
 		if n == 0 {
-			p.mu.Unlock()
 			break
 		}
 		c := p.idle[n-1]
@@ -90,6 +112,85 @@ func (p *HTTP) Get(ctx context.Context, fresh bool) (*Conn, error) {
 		}
 		c.Discard()
 	}
+	if p.closed {
+		// The host went while this request was on its way to it.
+		p.mu.Unlock()
+		return p.open(ctx)
+	}
+	w := &waiter{got: make(chan outcome, 1)}
+	p.waiting = append(p.waiting, w)
+	p.dialMore()
+	p.mu.Unlock()
+	select {
+	case o := <-w.got:
+		return o.conn, o.err
+	case <-ctx.Done():
+	}
+	p.mu.Lock()
+	if i := slices.Index(p.waiting, w); i >= 0 {
+		p.waiting = slices.Delete(p.waiting, i, i+1)
+		p.mu.Unlock()
+		return nil, context.Cause(ctx)
+	}
+	if o := <-w.got; o.conn != nil { // it came at the same moment; whoever took w off the queue has sent already
+		p.give(o.conn)
+	}
+	p.mu.Unlock()
+	return nil, context.Cause(ctx)
+}
+
+// dialMore starts a dial for each waiter that has none yet, up to maxDialing. The lock is held.
+func (p *HTTP) dialMore() {
+	for p.dialing < min(len(p.waiting), maxDialing) {
+		p.dialing++
+		go p.connect()
+	}
+}
+
+// connect makes one connection for the oldest waiter, who also hears of a failure. It ends within the connect timeout, or
+// when the pool is closed and nobody waits.
+func (p *HTTP) connect() {
+	c, err := p.open(p.ctx)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.dialing--
+	switch {
+	case err == nil:
+		p.give(c)
+	case len(p.waiting) > 0:
+		p.next().got <- outcome{err: err}
+	}
+	p.dialMore()
+}
+
+// next takes the oldest waiter off the queue. The lock is held.
+func (p *HTTP) next() *waiter {
+	w := p.waiting[0]
+	p.waiting[0] = nil
+	p.waiting = p.waiting[1:]
+	return w
+}
+
+// give hands a connection that can be used at once to the oldest waiter, or keeps it. The lock is held.
+func (p *HTTP) give(c *Conn) {
+	switch {
+	case len(p.waiting) > 0:
+		p.next().got <- outcome{conn: c}
+		if p.closed && len(p.waiting) == 0 {
+			p.stop()
+		}
+	case p.closed:
+		c.Discard()
+	default:
+		if p.limits.IdleTimeout > 0 {
+			c.idleAt = time.Now()
+		}
+		p.idle = append(p.idle, c)
+	}
+}
+
+// open makes a connection.
+func (p *HTTP) open(ctx context.Context) (*Conn, error) {
 	p.mu.Lock()
 	limit := p.limits.ConnectTimeout
 	p.mu.Unlock()
@@ -166,17 +267,13 @@ func (p *HTTP) Put(c *Conn) {
 		c.Deadline = false
 	}
 	p.mu.Lock()
-	if p.closed || p.limits.MaxRequests > 0 && c.requests >= p.limits.MaxRequests {
-		p.mu.Unlock()
+	defer p.mu.Unlock()
+	if limit := p.limits.MaxRequests; limit > 0 && c.requests >= limit {
 		c.Discard()
 		return
 	}
 	c.Reused = true
-	if p.limits.IdleTimeout > 0 {
-		c.idleAt = time.Now()
-	}
-	p.idle = append(p.idle, c)
-	p.mu.Unlock()
+	p.give(c)
 }
 
 // Discard closes a connection that cannot be used again. Calling it twice is harmless.
@@ -208,11 +305,15 @@ func (p *HTTP) Sweep(now time.Time) {
 	}
 }
 
-// Close closes what is idle now and everything else when it comes back. Exchanges under way are not touched.
+// Close closes what is idle now and everything else when it comes back. Exchanges under way, and requests that wait for a
+// connection, are not touched.
 func (p *HTTP) Close() {
 	p.mu.Lock()
 	idle := p.idle
 	p.idle, p.closed = nil, true
+	if len(p.waiting) == 0 {
+		p.stop()
+	}
 	p.mu.Unlock()
 	for _, c := range idle {
 		c.Discard()

@@ -1,0 +1,183 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// slow dials in-memory connections that take a second each, and counts them.
+type slow struct {
+	opened atomic.Int64
+	err    error
+}
+
+func (d *slow) dial(ctx context.Context) (net.Conn, error) {
+	d.opened.Add(1)
+	select {
+	case <-time.After(time.Second):
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	if d.err != nil {
+		return nil, d.err
+	}
+	a, b := net.Pipe()
+	go func() { // the other end reads until it is closed
+		_, _ = io.Copy(io.Discard, b)
+		_ = b.Close()
+	}()
+	return a, nil
+}
+
+type got struct {
+	conn *Conn
+	err  error
+	at   time.Duration
+}
+
+// start asks for a connection at once and delivers it to the channel.
+func start(ctx context.Context, p *HTTP, began time.Time) chan got {
+	out := make(chan got, 1)
+	go func() {
+		c, err := p.Get(ctx, false)
+		out <- got{c, err, time.Since(began)}
+	}()
+	return out
+}
+
+func TestFreedConnectionServesWaiterBeforeItsOwnDial(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &slow{}
+		var st Stats
+		p := NewHTTP(d.dial, Limits{}, &st)
+		began := time.Now()
+		first := <-start(t.Context(), p, began)
+		if first.err != nil || first.at != time.Second {
+			t.Fatalf("first: %v after %v, want a dial of 1 s", first.err, first.at)
+		}
+		second := start(t.Context(), p, began)
+		synctest.Wait() // it waits, and its dial is under way
+		time.Sleep(200 * time.Millisecond)
+		p.Put(first.conn)
+		g := <-second
+		if g.conn != first.conn || g.at != 1200*time.Millisecond {
+			t.Errorf("second got %p after %v, want the freed %p after 1.2s", g.conn, g.at, first.conn)
+		}
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if p.Idle() != 1 || d.opened.Load() != 2 {
+			t.Errorf("%d idle of %d opened; want the dial that nobody needed, idle", p.Idle(), d.opened.Load())
+		}
+		g.conn.Discard()
+		p.Close()
+		if n := st.Active.Load(); n != 0 {
+			t.Errorf("%d connections open after close", n)
+		}
+		synctest.Wait()
+	})
+}
+
+func TestDialsAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &slow{}
+		p := NewHTTP(d.dial, Limits{}, &Stats{})
+		began := time.Now()
+		var waits []chan got
+		for range 3 * maxDialing {
+			waits = append(waits, start(t.Context(), p, began))
+		}
+		synctest.Wait()
+		if d.opened.Load() != maxDialing {
+			t.Errorf("%d dials at once, want %d", d.opened.Load(), maxDialing)
+		}
+		var conns []*Conn
+		for _, w := range waits {
+			g := <-w
+			if g.err != nil {
+				t.Fatal(g.err)
+			}
+			conns = append(conns, g.conn)
+		}
+		if took := time.Since(began); took != 3*time.Second {
+			t.Errorf("all served after %v, want three rounds of dials", took)
+		}
+		for _, c := range conns {
+			c.Discard()
+		}
+		p.Close()
+		synctest.Wait()
+	})
+}
+
+func TestFailedDialFailsItsWaiterOnly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &slow{err: errors.New("refused")}
+		var st Stats
+		p := NewHTTP(d.dial, Limits{}, &st)
+		a, b := start(t.Context(), p, time.Now()), start(t.Context(), p, time.Now())
+		for _, w := range []chan got{a, b} {
+			if g := <-w; !errors.Is(g.err, d.err) {
+				t.Errorf("got %v, want the dial's error", g.err)
+			}
+		}
+		if d.opened.Load() != 2 || st.Failed.Load() != 2 {
+			t.Errorf("%d dials, %d failed; want one a waiter", d.opened.Load(), st.Failed.Load())
+		}
+		p.Close()
+		synctest.Wait()
+	})
+}
+
+func TestConnectTimeoutAndCallerGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := NewHTTP((&slow{}).dial, Limits{ConnectTimeout: 100 * time.Millisecond}, &Stats{})
+		if _, err := p.Get(t.Context(), false); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v, want a connect timeout", err)
+		}
+		p.SetLimits(Limits{})
+		ctx, cancel := context.WithCancelCause(t.Context())
+		w := start(ctx, p, time.Now())
+		synctest.Wait()
+		gone := errors.New("caller gone")
+		cancel(gone)
+		if g := <-w; !errors.Is(g.err, gone) {
+			t.Errorf("got %v, want the cause", g.err)
+		}
+		p.Close() // ends the dial that nobody waits for
+		synctest.Wait()
+	})
+}
+
+func TestClosedPoolStillServesRequestsUnderWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var st Stats
+		p := NewHTTP((&slow{}).dial, Limits{}, &st)
+		w := start(t.Context(), p, time.Now())
+		synctest.Wait()
+		p.Close()
+		g := <-w
+		if g.err != nil {
+			t.Fatalf("a request that waited at close: %v", g.err)
+		}
+		p.Put(g.conn)
+		late := <-start(t.Context(), p, time.Now())
+		if late.err != nil {
+			t.Fatalf("a request that came just after close: %v", late.err)
+		}
+		p.Put(late.conn)
+		synctest.Wait()
+		if n := st.Active.Load(); n != 0 || p.Idle() != 0 {
+			t.Errorf("%d open, %d idle in a closed pool", n, p.Idle())
+		}
+	})
+}
