@@ -32,6 +32,9 @@ func TestMain(m *testing.M) {
 
 func testProvider(t testing.TB) *Provider {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("a cluster takes seconds; run without -short")
+	}
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: nodes are made of namespaces")
 	}
