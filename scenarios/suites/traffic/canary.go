@@ -83,7 +83,7 @@ func runCanary(ctx context.Context, e *env.Env, rec *record.Recorder) (canaryRun
 	defer stop()
 	g, gctx := errgroup.WithContext(load)
 	for _, t := range targets {
-		rec.Stream(record.Stream{Name: t.profile.Name, Target: t.describe(), Rate: t.profile.Rate, Source: t.source, Via: t.via})
+		rec.Stream(record.Stream{Name: t.profile.Name, Target: t.describe(), Rate: t.rate, Source: t.source, Via: t.via})
 		g.Go(func() error { return t.run(gctx, e, rec.Result) })
 	}
 	var host record.Host
@@ -278,9 +278,10 @@ func awaitLive(ctx context.Context, e *env.Env, o workload.Object) (env.Push, er
 // target is one stream of load and where it leaves from.
 type target struct {
 	profile loadgen.Profile
-	source  string // "runner" or "agent"
-	agent   string // http://host:port of the agent, "" for the runner
-	via     string // the gateway, "" if none
+	rate    float64 // requests a second, once warm
+	source  string  // "runner" or "agent"
+	agent   string  // http://host:port of the agent, "" for the runner
+	via     string  // the gateway, "" if none
 }
 
 func (t target) describe() string {
@@ -376,7 +377,7 @@ func canaryTargets(ctx context.Context, e *env.Env) ([]target, error) {
 	for _, sp := range pl.splits {
 		for _, src := range sp.streams {
 			t := profiles[src.name]
-			t.profile.Name, t.profile.Rate, t.profile.Duration = src.name, src.rate, length
+			t.profile.Name, t.rate, t.profile.Steps = src.name, src.rate, schedule(src.rate, length)
 			if t.source == "agent" {
 				t.agent = "http://" + loadagent
 			} else if e.Mesh.Ingress() != "" {
