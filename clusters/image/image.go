@@ -28,14 +28,14 @@ import (
 
 // Spec describes an image of one layer that holds one static binary.
 type Spec struct {
-	Ref        string            // full reference with a tag: meshproof.dev/app:0.1.0
-	Binary     string            // path of the static binary on this host
-	Path       string            // where it lies in the image; "/" + the base name of Binary when empty
-	Entrypoint []string          // Path alone when empty
-	Env        []string          // NAME=value
-	User       string            // uid or uid:gid; root when empty
-	Files      map[string][]byte // further files by absolute path, mode 0644
-	Arch       string            // GOARCH of the binary; this host's when empty
+	Ref        string   // full reference with a tag: meshproof.dev/app:0.1.0
+	Binary     string   // path of the static binary on this host
+	Path       string   // where it lies in the image; "/" + the base name of Binary when empty
+	Entrypoint []string // Path alone when empty
+	Env        []string // NAME=value
+	User       string   // uid or uid:gid; root when empty
+	Links      []string // further absolute paths of the binary: symbolic links
+	Arch       string   // GOARCH of the binary; this host's when empty
 }
 
 // Archive writes the image as a docker-archive tar with uncompressed layers to out. The same input gives the same bytes.
@@ -106,7 +106,7 @@ func (s Spec) key(binary []byte) (string, error) {
 	b, err := json.Marshal(struct {
 		Format int
 		Spec   Spec
-	}{1, s})
+	}{2, s})
 	if err != nil {
 		return "", err
 	}
@@ -116,8 +116,8 @@ func (s Spec) key(binary []byte) (string, error) {
 
 func (s Spec) layer(binary []byte) (v1.Layer, error) {
 	files := map[string][]byte{s.Path: binary}
-	for p, content := range s.Files {
-		files[p] = content
+	for _, p := range s.Links {
+		files[p] = nil
 	}
 	var buf bytes.Buffer
 	if err := writeLayer(&buf, files, s.Path); err != nil {
@@ -167,7 +167,7 @@ func writeLayer(w io.Writer, files map[string][]byte, executable string) error {
 	dirs := map[string]bool{"/": true}
 	for _, p := range sortedKeys(files) {
 		if !path.IsAbs(p) || path.Clean(p) != p || p == "/" {
-			return fmt.Errorf("file %q: give a clean absolute path", p)
+			return fmt.Errorf("path %q: give a clean absolute path", p)
 		}
 		for _, d := range parents(p) {
 			if dirs[d] {
@@ -178,11 +178,13 @@ func writeLayer(w io.Writer, files map[string][]byte, executable string) error {
 				return err
 			}
 		}
-		mode := int64(0o644)
-		if p == executable {
-			mode = 0o755
+		if p != executable {
+			if err := tw.WriteHeader(&tar.Header{Typeflag: tar.TypeSymlink, Name: p[1:], Linkname: executable, Mode: 0o777, ModTime: epoch}); err != nil {
+				return err
+			}
+			continue
 		}
-		if err := tw.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: p[1:], Mode: mode, Size: int64(len(files[p])), ModTime: epoch}); err != nil {
+		if err := tw.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: p[1:], Mode: 0o755, Size: int64(len(files[p])), ModTime: epoch}); err != nil {
 			return err
 		}
 		if _, err := tw.Write(files[p]); err != nil {

@@ -24,7 +24,7 @@ func binary(t *testing.T, content string) string {
 
 func TestArchive(t *testing.T) {
 	out := filepath.Join(t.TempDir(), "sub", "app.tar")
-	spec := Spec{Ref: "meshproof.dev/app:1", Binary: binary(t, "ELF"), User: "1337:1337", Env: []string{"A=b"}, Files: map[string][]byte{"/etc/ssl/ca.pem": []byte("pem")}}
+	spec := Spec{Ref: "meshproof.dev/app:1", Binary: binary(t, "ELF"), User: "1337:1337", Env: []string{"A=b"}, Links: []string{"/usr/bin/curl"}}
 	if err := Archive(t.Context(), spec, out); err != nil {
 		t.Fatal(err)
 	}
@@ -59,7 +59,7 @@ func TestArchive(t *testing.T) {
 		}
 		got = append(got, h.FileInfo().Mode().String()+" "+h.Name)
 	}
-	want := []string{"-rwxr-xr-x app", "drwxr-xr-x etc/", "drwxr-xr-x etc/ssl/", "-rw-r--r-- etc/ssl/ca.pem"}
+	want := []string{"-rwxr-xr-x app", "drwxr-xr-x usr/", "drwxr-xr-x usr/bin/", "Lrwxrwxrwx usr/bin/curl"}
 	if !slices.Equal(got, want) {
 		t.Errorf("layer %q, want %q", got, want)
 	}
@@ -69,7 +69,7 @@ func TestArchiveIsDeterministic(t *testing.T) {
 	dir := t.TempDir()
 	var archives []string
 	for i, name := range []string{"a.tar", "b.tar"} {
-		spec := Spec{Ref: "meshproof.dev/app:1", Binary: binary(t, "ELF"), Files: map[string][]byte{"/b": nil, "/a": nil, "/c/d": nil}}
+		spec := Spec{Ref: "meshproof.dev/app:1", Binary: binary(t, "ELF"), Links: []string{"/b", "/a", "/c/d"}}
 		out := filepath.Join(dir, name)
 		if err := Archive(t.Context(), spec, out); err != nil {
 			t.Fatal(i, err)
@@ -115,7 +115,7 @@ func TestArchiveErrors(t *testing.T) {
 	}{
 		"no tag":        {Spec{Ref: "meshproof.dev/app", Binary: binary(t, "x")}, "meshproof.dev/app"},
 		"no binary":     {Spec{Ref: "meshproof.dev/app:1", Binary: "/nonexistent"}, "/nonexistent"},
-		"relative file": {Spec{Ref: "meshproof.dev/app:1", Binary: binary(t, "x"), Files: map[string][]byte{"a/../b": nil}}, `"a/../b"`},
+		"relative link": {Spec{Ref: "meshproof.dev/app:1", Binary: binary(t, "x"), Links: []string{"a/../b"}}, `"a/../b"`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			err := Archive(t.Context(), c.spec, out)

@@ -135,11 +135,16 @@ func (o Options) archives(ctx context.Context) ([]string, error) {
 
 // Archive packs the binary of that name in the folder bin into the image archive out.
 func Archive(ctx context.Context, bin, name, version, out string) error {
-	return image.Archive(ctx, image.Spec{
+	spec := image.Spec{
 		Ref:        "meshproof.dev/" + name + ":" + version,
 		Binary:     filepath.Join(bin, name),
 		Entrypoint: []string{"/" + name},
-	}, out)
+	}
+	if name == "app" {
+		// People exec into a pod and call another service from there.
+		spec.Links = []string{"/usr/bin/curl"}
+	}
+	return image.Archive(ctx, spec, out)
 }
 
 func (e *Env) loadImages(ctx context.Context, o Options, archives []string) error {
