@@ -28,7 +28,8 @@ unit: deps ## Unit tests with the race detector
 
 .PHONY: e2e
 e2e: deps build ## End-to-end tests on the embedded cluster
-	go test -count=1 -p 1 -timeout 40m ./clusters/local/... ./scenarios/suites/...
+	go test -count=1 -timeout 30m ./clusters/local/...
+	go test -count=1 -timeout 30m -v -run '^TestTraffic$$' ./scenarios/suites/traffic
 
 .PHONY: bench
 bench: deps build ## Benchmarks: the proxy, the control plane, the load generator, cluster start and stop
