@@ -94,6 +94,7 @@ type Event struct {
 	Phase  string // build | cluster | images | mesh | apps ...
 	Detail string // what is being done or was reached, one line
 	Done   bool   // the phase is over
+	Count  bool   // Detail is a count that moves often: where nothing is redrawn, one in a while is enough
 }
 
 // ErrNotFound means that no lab has that name.

@@ -200,7 +200,9 @@ func follow(r io.Reader, total int, progress clusters.Progress) (said []string) 
 		compiled++
 		if time.Since(last) > time.Second {
 			last = time.Now()
-			report(progress, "build", "compiled %d of at most %d packages: %s", compiled, total, line)
+			if progress != nil {
+				progress(clusters.Event{Phase: "build", Count: true, Detail: fmt.Sprintf("compiled %d of at most %d packages: %s", compiled, total, line)})
+			}
 		}
 	}
 	return said

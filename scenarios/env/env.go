@@ -184,7 +184,7 @@ func (e *Env) deploy(ctx context.Context, apps []workload.App, progress clusters
 				waiting = fmt.Errorf("%s: waiting for %v", a.Namespace, d.Waiting)
 			}
 		}
-		progress(clusters.Event{Phase: phaseApps, Detail: text})
+		progress(clusters.Event{Phase: phaseApps, Detail: text, Count: true})
 		return text, waiting
 	})
 	if err != nil {

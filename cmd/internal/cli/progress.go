@@ -32,8 +32,12 @@ type phase struct {
 	start        time.Time
 	took         time.Duration
 	done, failed bool
-	printed      bool // final line is out
+	printed      bool      // final line is out
+	counted      time.Time // when a count was last shown, where one is not redrawn
 }
+
+// countEvery is how often a moving count is worth a line of a log.
+const countEvery = 15 * time.Second
 
 // progress starts showing. The caller calls close.
 func (a *app) progress() *progress {
@@ -74,6 +78,12 @@ func (p *progress) event(e clusters.Event) {
 		return
 	}
 	ph.detail = e.Detail
+	if e.Count && !e.Done && !p.live {
+		if time.Since(ph.counted) < countEvery {
+			return
+		}
+		ph.counted = time.Now()
+	}
 	if e.Done && !ph.done {
 		ph.done, ph.took = true, time.Since(ph.start)
 	}

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"fmt"
 	"regexp"
 	"strconv"
 	"strings"
@@ -109,6 +110,27 @@ func TestProgressElsewhere(t *testing.T) {
 		}
 		if strings.Join(got, "\n") != strings.Join(want, "\n") {
 			t.Errorf("printed\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+		}
+	})
+}
+
+func TestProgressElsewhereShowsACountNowAndThen(t *testing.T) {
+	defer goleak.VerifyNone(t)
+	synctest.Test(t, func(t *testing.T) {
+		var out bytes.Buffer
+		p := (&app{Streams: Streams{Err: &out, Env: func(string) string { return "" }}}).progress()
+		for i := range 40 {
+			p.event(clusters.Event{Phase: "build", Count: true, Detail: fmt.Sprintf("compiled %d", i)})
+			time.Sleep(time.Second)
+		}
+		p.event(clusters.Event{Phase: "build", Count: true, Detail: "built", Done: true})
+		p.close()
+		var got []string
+		for line := range strings.Lines(out.String()) {
+			got = append(got, strings.Join(strings.Fields(line)[3:], " "))
+		}
+		if want := "compiled 0;compiled 15;compiled 30;built 40.0s"; strings.Join(got, ";") != want {
+			t.Errorf("printed %q, want %q", strings.Join(got, ";"), want)
 		}
 	})
 }
