@@ -18,6 +18,7 @@ import (
 
 	"github.com/meshproof/meshproof/cmd/internal/version"
 	"github.com/meshproof/meshproof/mesh/install"
+	"github.com/meshproof/meshproof/mesh/model"
 	"github.com/meshproof/meshproof/mesh/status"
 	"github.com/meshproof/meshproof/scenarios/env"
 	"github.com/meshproof/meshproof/scenarios/lab"
@@ -241,6 +242,18 @@ func (a *app) meshVersion(f *meshFlags) *cobra.Command {
 	})
 }
 
+// objectProblem says what is wrong with an object, and what traffic obeys meanwhile.
+func objectProblem(p model.ObjectProblem) string {
+	s := fmt.Sprintf("%s %s/%s: %s", p.Object.Kind, p.Object.Namespace, p.Object.Name, p.Problem)
+	switch p.InForce {
+	case "none":
+		s += " (not in force)"
+	case "previous":
+		s += " (its previous version is in force)"
+	}
+	return s
+}
+
 func proxyVersion(p status.Proxy) string {
 	if p.ProxyVersion != "" {
 		return p.ProxyVersion
@@ -288,11 +301,22 @@ func (a *app) proxyStatus(f *meshFlags) *cobra.Command {
 				return err
 			}
 			list := []status.Proxy{}
+			var problems []string
 			err = controlPlanes(cmd.Context(), c, func(base, _ string) error {
 				got, err := status.Syncz(cmd.Context(), once(), base)
+				if err != nil {
+					return err
+				}
 				for _, p := range got {
 					if len(args) == 0 || strings.HasPrefix(p.Proxy, args[0]) {
 						list = append(list, p)
+					}
+				}
+				wrong, err := status.Problems(cmd.Context(), once(), base)
+				for _, p := range wrong {
+					// Every control plane of a revision says the same.
+					if line := objectProblem(p); !slices.Contains(problems, line) {
+						problems = append(problems, line)
 					}
 				}
 				return err
@@ -320,6 +344,9 @@ func (a *app) proxyStatus(f *meshFlags) *cobra.Command {
 					if p.LastError != "" {
 						fmt.Fprintf(w, "%s refused: %s\n", p.Proxy, p.LastError)
 					}
+				}
+				if len(problems) > 0 {
+					fmt.Fprintf(w, "\nproblems of objects:\n  %s\n", strings.Join(problems, "\n  "))
 				}
 				return nil
 			})
