@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -224,10 +225,22 @@ func TestTelemetryKnowsBothSides(t *testing.T) {
 		m.workloads[0].IP: {`istio_requests_total{reporter="destination",source_workload="productpage",source_canonical_service="productpage"`,
 			`destination_workload="reviews-v1"`, `connection_security_policy="mutual_tls"`},
 	} {
-		_, body := call(t, http.DefaultClient, "http://"+ip+":15000/stats/prometheus")
-		for _, w := range want {
-			if !strings.Contains(body, w) {
-				t.Errorf("%s lacks %s:\n%.3000s", ip, w, body)
+		// An exchange is counted when it is over, which is after its client has the answer.
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		again := time.NewTicker(5 * time.Millisecond)
+		defer again.Stop()
+		for {
+			_, body := call(t, http.DefaultClient, "http://"+ip+":15000/stats/prometheus")
+			i := slices.IndexFunc(want, func(w string) bool { return !strings.Contains(body, w) })
+			if i < 0 {
+				break
+			}
+			select {
+			case <-again.C:
+				continue
+			case <-ctx.Done():
+				t.Fatalf("%s lacks %s:\n%.3000s", ip, want[i], body)
 			}
 		}
 	}
