@@ -73,7 +73,7 @@ func Up(ctx context.Context, o Options) (*Env, error) {
 	var archives []string
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() (err error) {
-		archives, err = o.archives(gctx)
+		archives, err = Archives(gctx, o.Bin, o.Cache, o.Version, Images(o.Lab.Mesh.Driver))
 		return err
 	})
 	g.Go(func() error {
@@ -121,11 +121,13 @@ func Images(driver string) []string {
 	return []string{"app", "loadagent"}
 }
 
-func (o Options) archives(ctx context.Context) ([]string, error) {
+// Archives packs the binaries of that name in the folder bin into image archives below the folder cache, where they are not
+// there already, and returns their paths.
+func Archives(ctx context.Context, bin, cache, version string, names []string) ([]string, error) {
 	var out []string
-	for _, name := range Images(o.Lab.Mesh.Driver) {
-		archive := filepath.Join(o.Cache, "images", name+"-"+o.Version+".tar")
-		if err := Archive(ctx, o.Bin, name, o.Version, archive); err != nil {
+	for _, name := range names {
+		archive := filepath.Join(cache, "images", name+"-"+version+".tar")
+		if err := Archive(ctx, bin, name, version, archive); err != nil {
 			return nil, err
 		}
 		out = append(out, archive)

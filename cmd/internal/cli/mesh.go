@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -105,11 +106,49 @@ func (a *app) meshInstall(f *meshFlags) *cobra.Command {
 		Example: "  meshproof mesh install\n  meshproof mesh install --revision canary",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.changeMesh(cmd.Context(), f, driver, install.Options{Tag: tag, Revision: revision}, install.Driver.Install)
+			load := func(d install.Driver, ctx context.Context, cfg *rest.Config, o install.Options) error {
+				if tag == version.Version {
+					if err := a.loadMeshImages(ctx, cfg); err != nil {
+						return err
+					}
+				}
+				return d.Install(ctx, cfg, o)
+			}
+			return a.changeMesh(cmd.Context(), f, driver, install.Options{Tag: tag, Revision: revision}, load)
 		},
 	}
 	installFlags(c, &driver, &revision, &tag)
 	return c
+}
+
+// loadMeshImages puts the images of the mesh onto the nodes, if cfg leads to a cluster of a lab of ours: one that was made
+// without a mesh has none. Other clusters pull theirs.
+func (a *app) loadMeshImages(ctx context.Context, cfg *rest.Config) error {
+	provider, err := a.newProvider(a.provider)
+	if err != nil {
+		return err
+	}
+	labs, err := provider.List(ctx)
+	if err != nil {
+		return err
+	}
+	for _, s := range labs {
+		l, err := provider.Open(ctx, s.Lab)
+		if err != nil {
+			continue // a broken lab is not where cfg leads
+		}
+		for _, c := range l.Clusters() {
+			if own, err := c.RESTConfig(); err != nil || own.Host != cfg.Host {
+				continue
+			}
+			archives, err := env.Archives(ctx, filepath.Dir(a.Self), a.cache(), version.Version, []string{"meshd", "meshproxy"})
+			if err != nil {
+				return err
+			}
+			return c.LoadImages(ctx, archives...)
+		}
+	}
+	return nil
 }
 
 func (a *app) meshUninstall(f *meshFlags) *cobra.Command {
