@@ -220,7 +220,7 @@ func TestPageInBrowser(t *testing.T) {
 		t.Errorf("a second click shows %+v", v)
 	}
 
-	v = run("dark", emulation.SetEmulatedMedia().WithFeatures([]*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: "dark"}}))
+	run("dark", emulation.SetEmulatedMedia().WithFeatures([]*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: "dark"}}))
 	picture(ctx, t, "1280-dark")
 	v = run("phone", emulation.SetEmulatedMedia(), chromedp.EmulateViewport(390, 844))
 	if v.Scroll > 0 || v.Width < 250 {
