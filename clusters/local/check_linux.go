@@ -58,19 +58,19 @@ func missing(name, cure, format string, args ...any) clusters.Check {
 func checkKernel() clusters.Check {
 	var u unix.Utsname
 	if err := unix.Uname(&u); err != nil {
-		return missing("kernel", "use the provider kind: --cluster kind", "%v", err)
+		return missing("kernel", "run on Linux, or use the provider kind, once meshproof up --help lists it", "%v", err)
 	}
 	release := unix.ByteSliceToString(u.Release[:])
 	var major, minor int
 	if _, err := fmt.Sscanf(release, "%d.%d", &major, &minor); err != nil || major < 5 || major == 5 && minor < 13 {
-		return missing("kernel", "boot Linux 5.13 or newer (kube-proxy's nftables mode needs it), or use the provider kind: --cluster kind", "Linux %s", release)
+		return missing("kernel", "boot Linux 5.13 or newer (kube-proxy's nftables mode needs it), or use the provider kind, once meshproof up --help lists it", "Linux %s", release)
 	}
 	return ok("kernel", "Linux %s", release)
 }
 
 func checkRoot() clusters.Check {
 	if uid := os.Geteuid(); uid != 0 {
-		return missing("root", "run with sudo, or use the provider kind: --cluster kind", "uid %d", uid)
+		return missing("root", "run with sudo, or use the provider kind, once meshproof up --help lists it", "uid %d", uid)
 	}
 	return ok("root", "uid 0")
 }
@@ -84,7 +84,7 @@ func checkNamespaces(ctx context.Context) clusters.Check {
 		Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS,
 	}
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return missing(name, "allow root to create namespaces and mounts (a container needs --privileged), or use the provider kind: --cluster kind",
+		return missing(name, "allow root to create namespaces and mounts (a container needs --privileged), or use the provider kind, once meshproof up --help lists it",
 			"%v %s", err, strings.TrimSpace(string(out)))
 	}
 	return ok(name, "network, PID, mount, IPC and UTS namespaces, bridge and veth can be made")
@@ -123,7 +123,7 @@ func checkCgroups() clusters.Check {
 		}
 	}
 	if len(lacks) > 0 {
-		return missing(name, "mount cgroup2 on /sys/fs/cgroup with these controllers, or use the provider kind: --cluster kind",
+		return missing(name, "mount cgroup2 on /sys/fs/cgroup with these controllers, or use the provider kind, once meshproof up --help lists it",
 			"%s without %s", version, strings.Join(lacks, ", "))
 	}
 	if os.Geteuid() != 0 {

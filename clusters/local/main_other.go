@@ -14,7 +14,7 @@ import (
 func Main() (handled bool) { return false }
 
 func unsupported() error {
-	return fmt.Errorf("%w: they need Linux and this is %s: use the provider kind instead", ErrUnsupported, runtime.GOOS)
+	return fmt.Errorf("%w: they need Linux and this is %s: run on Linux, or use the provider kind, once meshproof up --help lists it", ErrUnsupported, runtime.GOOS)
 }
 
 // Up fails: nodes are Linux namespaces.
@@ -35,5 +35,5 @@ func (p *Provider) Down(context.Context, string) error { return nil }
 
 // Check says that this is not Linux.
 func (p *Provider) Check(context.Context) []clusters.Check {
-	return []clusters.Check{{Name: "linux", State: "missing", Found: runtime.GOOS, Cure: "use the provider kind: --cluster kind"}}
+	return []clusters.Check{{Name: "linux", State: "missing", Found: runtime.GOOS, Cure: "run on Linux, or use the provider kind, once meshproof up --help lists it"}}
 }

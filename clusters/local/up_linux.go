@@ -38,7 +38,7 @@ func (p *Provider) up(ctx context.Context, spec clusters.Spec, progress clusters
 		return nil, err
 	}
 	if os.Geteuid() != 0 {
-		return nil, fmt.Errorf("%w: nodes are made of namespaces, which needs root: use sudo, or the provider kind instead", ErrUnsupported)
+		return nil, fmt.Errorf("%w: nodes are made of namespaces, which needs root: use sudo, or the provider kind, once meshproof up --help lists it", ErrUnsupported)
 	}
 	for _, b := range []string{"runc", "nft"} {
 		if _, err := exec.LookPath(b); err != nil {
