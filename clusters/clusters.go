@@ -22,7 +22,13 @@ type Spec struct {
 type ClusterSpec struct {
 	Name  string // DNS label, unique in the lab
 	Nodes int    // at least 1; the first node carries the control plane and pods too
+	// Network names the network that the cluster's nodes and pods are on; "" is DefaultNetwork. Clusters of one network reach each
+	// other's nodes and pods. From another network only the cluster's load balancer addresses and its API server can be reached.
+	Network string
 }
+
+// DefaultNetwork is the network of a cluster that names none.
+const DefaultNetwork = "network1"
 
 // Provider makes, finds and removes labs of one kind. Methods may be called from several goroutines.
 type Provider interface {
@@ -50,11 +56,40 @@ type Lab interface {
 	// DialContext dials as a host beside the nodes does: it reaches node, pod and service addresses where routes exist. It
 	// never reaches anything outside the lab.
 	DialContext(ctx context.Context, network, addr string) (net.Conn, error)
+	// Link is the way between two clusters of the lab, in both directions. An error names clusters that do not exist.
+	Link(a, b string) (Link, error)
+}
+
+// Link is the network path between two clusters: everything that goes from a node or pod of one to the other's, load balancer
+// addresses and API server included. What a Link does holds until Heal, also after this process has ended.
+type Link interface {
+	// Cut drops every packet between the two; connections hang as they do when a cable is pulled.
+	Cut(ctx context.Context) error
+	// Slow delays, loses or throttles, the same in each direction. It replaces what was set before.
+	Slow(ctx context.Context, how Impairment) error
+	// Heal undoes Cut and Slow, and is harmless when there is nothing to undo.
+	Heal(ctx context.Context) error
+	// Capture writes every packet on the link to w as a pcap stream, from when it returns until ctx ends or the Closer is closed.
+	// Close returns when the last packet is written.
+	Capture(ctx context.Context, w io.Writer) (io.Closer, error)
+}
+
+// Impairment is how a link is slowed. Zero fields change nothing.
+type Impairment struct {
+	Delay  time.Duration // added to each packet
+	Jitter time.Duration // up to this much more or less
+	Loss   float64       // share of packets, 0 to 1
+	Rate   uint64        // bytes per second
 }
 
 // Cluster is one Kubernetes cluster of a lab.
 type Cluster interface {
 	Name() string
+	// Network is the network that the cluster is on.
+	Network() string
+	// LoadBalancerIPs is the range that Services of type LoadBalancer get their addresses from, in CIDR notation: reachable from
+	// the whole lab, whatever network a client is on.
+	LoadBalancerIPs() string
 	// RESTConfig returns a fresh admin configuration that works from this process.
 	RESTConfig() (*rest.Config, error)
 	// Kubeconfig is the path of an admin kubeconfig that plain kubectl on this host can use.

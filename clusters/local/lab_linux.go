@@ -39,6 +39,11 @@ func (l *lab) Clusters() []clusters.Cluster {
 	return out
 }
 
+// Link implements clusters.Lab.
+func (l *lab) Link(a, b string) (clusters.Link, error) {
+	return nil, fmt.Errorf("lab %q: the link between %s and %s cannot be changed", l.st.Name, a, b)
+}
+
 // broken says why the lab does not run as it should; nil if it does.
 func (l *lab) broken() error {
 	if !l.keeper.alive() {
@@ -120,6 +125,12 @@ type cluster struct {
 
 func (c *cluster) Name() string       { return c.clusterState.Name }
 func (c *cluster) Kubeconfig() string { return c.kubeconfig() }
+
+// Network implements clusters.Cluster.
+func (c *cluster) Network() string { return clusters.DefaultNetwork }
+
+// LoadBalancerIPs implements clusters.Cluster.
+func (c *cluster) LoadBalancerIPs() string { return "" }
 
 func (c *cluster) RESTConfig() (*rest.Config, error) {
 	cfg, err := clientcmd.BuildConfigFromFlags("", c.kubeconfig())

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"regexp"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/rest"
 )
 
@@ -30,8 +31,23 @@ type Options struct {
 	Revision    string // "default" is the revision without a name in Deployments and webhooks
 	ClusterID   string
 	TrustDomain string
-	Purge       bool                           // Uninstall: remove the CRDs too, and all objects of theirs
-	Progress    func(component, detail string) // hears what is done; may be nil
+	Profile     string    // default, minimal, empty, demo or remote: a cluster without a control plane of its own
+	MeshID      string    // the same in every cluster of a mesh; the trust domain when empty
+	Network     string    // of this cluster; empty where there is only one
+	Gateways    []Gateway // nil is the profile's choice: one ingress gateway, in default and demo
+	// RemotePilotAddress is where a remote cluster finds the primary's east-west gateway: an IP address.
+	RemotePilotAddress string
+	Purge              bool                           // Uninstall: remove the CRDs too, and all objects of theirs
+	Progress           func(component, detail string) // hears what is done; may be nil
+}
+
+// Gateway is one gateway Deployment with its Service.
+type Gateway struct {
+	Name      string             // istio-ingressgateway
+	Namespace string             // the mesh's when empty
+	Labels    map[string]string  // that Gateway objects select it by; istio=ingressgateway when empty
+	Env       map[string]string  // ISTIO_META_*: what the proxy tells of itself
+	Service   corev1.ServiceSpec // type and ports; the usual ones when it has none
 }
 
 // Default fills what o leaves out.

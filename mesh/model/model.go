@@ -47,6 +47,9 @@ type Snapshot struct {
 	Gateways         []*Gateway         // oldest first
 	Problems         []ObjectProblem    // by kind, namespace, name
 
+	// NetworkGateways are the ways into a network from others, by network; sorted by address.
+	NetworkGateways map[string][]NetworkGateway
+
 	// SourceLabels are the label keys that rules ask of the callers, sorted.
 	SourceLabels []string
 	// ServicesAt is the sequence of the snapshot in which Services last changed.
@@ -77,12 +80,15 @@ type ObjectProblem struct {
 type Service struct {
 	Name, Namespace string
 	Hostname        string   // reviews.default.svc.cluster.local
-	VIPs            []string // empty for headless services
+	VIPs            []string // in the control plane's own cluster; empty for headless services
 	Headless        bool
-	Ports           []Port
-	Labels          map[string]string
-	Selector        map[string]string
-	ExportTo        []string // "*", "." or namespaces; empty means "*"
+	// ClusterVIPs are the addresses in each cluster that has the service, by cluster: it is one service wherever namespace and name
+	// are the same.
+	ClusterVIPs map[string][]string
+	Ports       []Port
+	Labels      map[string]string
+	Selector    map[string]string
+	ExportTo    []string // "*", "." or namespaces; empty means "*"
 }
 
 // Port is a port of a Service.
@@ -130,7 +136,19 @@ type Endpoint struct {
 	Address string
 	Port    uint32
 	Pod     *Pod // nil when the address is not a pod's
+	Region  string
 	Zone    string
+	SubZone string
+	Cluster string // where it runs
+	Network string // where its address can be reached
+}
+
+// NetworkGateway is an address at which a network takes connections from others, by SNI and with mutual TLS.
+type NetworkGateway struct {
+	Address string // an IP address
+	Port    uint32
+	Cluster string
+	Network string
 }
 
 // Pod is a workload instance.
@@ -141,6 +159,7 @@ type Pod struct {
 	ServiceAccount  string
 	Workload        string // name of the Deployment or whatever owns it
 	Node            string
+	Cluster         string
 	TLSMode         bool // takes Istio's mutual TLS
 	Ports           map[string]uint32
 }

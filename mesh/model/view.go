@@ -28,6 +28,20 @@ type ProxyView struct {
 	Network     string
 	Version     string // ISTIO_VERSION
 	Interceptor string // INTERCEPTION_MODE
+	SNIDNAT     bool   // ISTIO_META_ROUTER_MODE sni-dnat: a gateway that passes mutual TLS on by SNI
+	Region      string // of the proxy's own locality
+	Zone        string
+	SubZone     string
+	// NetworkView are the networks whose endpoints this proxy wants to see (ISTIO_META_REQUESTED_NETWORK_VIEW); empty is all.
+	NetworkView []string
+}
+
+// VIPs are the addresses of a service that a proxy of this view can call: those of its own cluster.
+func (v ProxyView) VIPs(s *Service) []string {
+	if own, ok := s.ClusterVIPs[v.ClusterID]; ok {
+		return own
+	}
+	return s.VIPs
 }
 
 // ParseNode reads an xDS node: "sidecar~10.0.0.1~pod.ns~ns.svc.cluster.local" and Istio's metadata.

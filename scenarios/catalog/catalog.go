@@ -44,6 +44,7 @@ type Scenario struct {
 	Area      string                        `json:"area"`
 	Features  []Feature                     `json:"features"`
 	Apps      []string                      `json:"apps"` // that the lab must have
+	Lab       string                        `json:"lab"`  // name of the embedded Lab file that it runs in; scenarios of one Lab share it
 	Isolation Isolation                     `json:"isolation"`
 	Budget    map[lab.Profile]time.Duration `json:"-"` // of load, without the lab
 	Claims    []string                      `json:"claims"`
@@ -61,6 +62,7 @@ func All() []Scenario {
 			Area:      "traffic",
 			Features:  []Feature{WeightedRouting, HeaderRouting, IngressGateway},
 			Apps:      []string{"bookinfo", "hello"},
+			Lab:       "one",
 			Isolation: Exclusive,
 			Budget:    map[lab.Profile]time.Duration{lab.Quick: 2 * time.Minute, lab.Nightly: 10 * time.Minute, lab.Soak: 2 * time.Hour},
 			Claims: []string{

@@ -33,14 +33,32 @@ type Options struct {
 type Env struct {
 	Spec    *lab.Lab
 	Lab     clusters.Lab
-	Cluster clusters.Cluster // the first one
-	Client  *workload.Client // of Cluster
-	Mesh    Mesh
+	Sites   []*Site          // one a cluster, in the order of the Spec
+	Cluster clusters.Cluster // of the first Site
+	Client  *workload.Client // of the first Site
+	Mesh    Mesh             // of the first Site
 	Version string
 	// Found is true when the lab was up before; then it is not this Env's to take down.
 	Found bool
 
 	provider clusters.Provider
+}
+
+// Site is one cluster of a lab with what is in it.
+type Site struct {
+	Cluster clusters.Cluster
+	Client  *workload.Client
+	Mesh    Mesh // a remote cluster's is that of its primary
+}
+
+// Site returns the site of the cluster of that name, or nil.
+func (e *Env) Site(cluster string) *Site {
+	for _, s := range e.Sites {
+		if s.Cluster.Name() == cluster {
+			return s
+		}
+	}
+	return nil
 }
 
 // The phases, in the order in which people see them.
@@ -82,6 +100,7 @@ func Up(ctx context.Context, o Options) (*Env, error) {
 			return err
 		}
 		e.Lab, e.Cluster = up, up.Clusters()[0]
+		e.Sites = []*Site{{Cluster: e.Cluster}}
 		return nil
 	})
 	if err := g.Wait(); err != nil {
@@ -94,12 +113,14 @@ func Up(ctx context.Context, o Options) (*Env, error) {
 	if e.Client, err = workload.NewClient(cfg); err != nil {
 		return e, err
 	}
+	e.Sites[0].Client = e.Client
 	if err := e.loadImages(ctx, o, archives); err != nil {
 		return e, err
 	}
 	if e.Mesh, err = installMesh(ctx, e, o.Progress); err != nil {
 		return e, fmt.Errorf("mesh %s: %w", o.Lab.Mesh.Driver, err)
 	}
+	e.Sites[0].Mesh = e.Mesh
 	if err := e.deploy(ctx, apps, o.Progress); err != nil {
 		return e, err
 	}

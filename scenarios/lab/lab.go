@@ -23,6 +23,7 @@ type Lab struct {
 	Name       string    `json:"name"`     // DNS label, at most 30 characters; unique on a host
 	Provider   string    `json:"provider"` // one of Providers
 	Profile    Profile   `json:"profile"`
+	Networks   []string  `json:"networks"` // names that clusters may be on; one of them, network1, when the file lists none
 	Clusters   []Cluster `json:"clusters"`
 	Mesh       Mesh      `json:"mesh"`
 	Apps       []string  `json:"apps"` // of Apps
@@ -32,6 +33,10 @@ type Lab struct {
 type Cluster struct {
 	Name  string `json:"name"`  // DNS label, at most 30 characters
 	Nodes int    `json:"nodes"` // 1 to 9
+	// Network is one of the lab's; its first when the file names none.
+	Network string `json:"network"`
+	// Primary names the cluster whose control plane serves this one; empty when it has one of its own.
+	Primary string `json:"primary,omitempty"`
 }
 
 // Mesh says what is installed, and how it is called.
@@ -83,7 +88,7 @@ func (l *Lab) Clone() *Lab {
 func (l *Lab) Spec() clusters.Spec {
 	s := clusters.Spec{Lab: l.Name}
 	for _, c := range l.Clusters {
-		s.Clusters = append(s.Clusters, clusters.ClusterSpec{Name: c.Name, Nodes: c.Nodes})
+		s.Clusters = append(s.Clusters, clusters.ClusterSpec{Name: c.Name, Nodes: c.Nodes, Network: c.Network})
 	}
 	return s
 }
