@@ -41,7 +41,8 @@ type Env struct {
 	// Found is true when the lab was up before; then it is not this Env's to take down.
 	Found bool
 
-	provider clusters.Provider
+	provider   clusters.Provider
+	bin, cache string // as in Options
 }
 
 // Site is one cluster of a lab with what is in it.
@@ -82,7 +83,7 @@ func Up(ctx context.Context, o Options) (*Env, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &Env{Spec: o.Lab, Version: o.Version, provider: o.Provider}
+	e := &Env{Spec: o.Lab, Version: o.Version, provider: o.Provider, bin: o.Bin, cache: o.Cache}
 	if _, err := o.Provider.Open(ctx, o.Lab.Name); err == nil {
 		e.Found = true
 	}
