@@ -41,7 +41,11 @@ type Env struct {
 	// Found is true when the lab was up before; then it is not this Env's to take down.
 	Found bool
 
+	// Control asks a scenario to leave out what it is there to prove: the policy, the change. It must then fail, for that reason.
+	Control bool
+
 	provider clusters.Provider
+	stage    *stage // of one scenario; nil for the lab as a whole
 }
 
 // Site is one cluster of a lab with what is in it.
@@ -121,10 +125,10 @@ func Up(ctx context.Context, o Options) (*Env, error) {
 		return e, fmt.Errorf("mesh %s: %w", o.Lab.Mesh.Driver, err)
 	}
 	e.Sites[0].Mesh = e.Mesh
-	if err := e.deploy(ctx, apps, o.Progress); err != nil {
-		return e, err
+	if len(apps) > 0 {
+		err = e.deploy(ctx, apps, o.Progress)
 	}
-	return e, nil
+	return e, err
 }
 
 func (e *Env) orNil() *Env {
