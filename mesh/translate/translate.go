@@ -224,7 +224,7 @@ func (t *Translator) ownKeyOf(s *model.Snapshot, v model.ProxyView) ownKey {
 	if v.Type == model.Router {
 		return k
 	}
-	k.ports, _ = t.ports.get(s.Sequence, portsKey{k.view, s.ServicesAt, s.Pod(v.Namespace, v.Pod)}, func() (string, error) {
+	k.ports, _ = t.ports.get(s.Sequence, portsKey{k.view, s.ServicesAt, s.PodOf(v)}, func() (string, error) {
 		return fmt.Sprint(inboundPorts(s, v)), nil
 	})
 	return k

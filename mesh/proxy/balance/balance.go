@@ -15,13 +15,16 @@ type Entry struct {
 	Locality int // index into Options.LocalityWeights
 	Healthy  bool
 	Active   *atomic.Int64 // requests in flight; nil counts as 0
+	Key      string        // of the endpoint in tables of hashes
 }
 
 // Query is what a pick may depend on.
 type Query struct {
-	Hash    uint64 // for hash policies
+	Hash    uint64 // for Ring and Maglev
 	HasHash bool
-	Attempt int // 0 for the first try
+	// Attempt counts picks for one try: 0 for the first, more where the endpoint that came up was not wanted. It is Envoy's
+	// host selection attempt, not the number of the retry.
+	Attempt int
 }
 
 // Picker picks one endpoint and returns its index in the entries it was built from, or -1 when there is none.
@@ -36,6 +39,8 @@ type Builder func(entries []Entry, index []int) Picker
 // Options of a Set.
 type Options struct {
 	Build Builder
+	// Hash, when not nil, is used instead of Build.
+	Hash HashBuilder
 	// Panic is the percentage of healthy endpoints below which health is ignored; 0 is never.
 	Panic float64
 	// LocalityWeights, when not nil, spreads over localities by weight and availability.
@@ -50,6 +55,7 @@ type Set struct {
 	levels []level
 	loads  []uint32 // cumulative percentage of levels
 	direct Picker   // the only choice there is
+	hashed bool     // the hash of a request also picks the priority
 }
 
 type level struct {
@@ -64,7 +70,7 @@ func New(entries []Entry, o Options) *Set {
 	for i := range entries {
 		top = max(top, int(entries[i].Priority))
 	}
-	s := &Set{}
+	s := &Set{hashed: o.Hash != nil}
 	health := make([]int, top+1) // percent, capped at 100
 	byPriority := make([][]int, top+1)
 	healthy := make([]int, top+1)
@@ -119,6 +125,9 @@ func New(entries []Entry, o Options) *Set {
 }
 
 func newLevel(entries []Entry, use, all []int, o Options) level {
+	if o.Hash != nil {
+		return level{pick: hashLevel(entries, use, all, o)}
+	}
 	if o.LocalityWeights == nil {
 		return level{pick: build(entries, use, o)}
 	}
@@ -168,8 +177,11 @@ func (s *Set) Pick(q Query) int {
 		return -1
 	}
 	p := 0
+	if s.hashed && !q.HasHash {
+		q.Hash, q.HasHash = rand.Uint64(), true // one value for the priority and the endpoint
+	}
 	if len(s.levels) > 1 {
-		r := uint32(draw(q, 100))
+		r := uint32(s.draw(q, 100))
 		for p < len(s.loads)-1 && r >= s.loads[p] {
 			p++
 		}
@@ -181,7 +193,7 @@ func (s *Set) Pick(q Query) int {
 	if len(l.localities) == 0 {
 		return -1
 	}
-	r := draw(q, l.cumulative[len(l.cumulative)-1])
+	r := s.draw(q, l.cumulative[len(l.cumulative)-1])
 	for i, c := range l.cumulative {
 		if r < c {
 			return l.localities[i].Pick(q)
@@ -190,8 +202,8 @@ func (s *Set) Pick(q Query) int {
 	return -1
 }
 
-func draw(q Query, n uint64) uint64 {
-	if q.HasHash {
+func (s *Set) draw(q Query, n uint64) uint64 {
+	if s.hashed {
 		return q.Hash % n
 	}
 	return rand.Uint64N(n)

@@ -27,6 +27,9 @@ const (
 	RoundRobin LBPolicy = iota
 	LeastRequest
 	Random
+	// RingHash and Maglev send equal hashes of requests to the same endpoint; see Forward.Hash.
+	RingHash
+	Maglev
 	// OriginalDst sends to the address that the downstream connection was made for.
 	OriginalDst
 )
@@ -50,6 +53,7 @@ type Cluster struct {
 	ServiceName    string // the EDS resource name; the cluster's own name when the control plane gave none
 	LB             LBPolicy
 	ChoiceCount    int // for LeastRequest, at least 2
+	Hash           HashTable
 	ConnectTimeout time.Duration
 	IdleTimeout    time.Duration // of a pooled connection; 0 never
 	MaxRequests    uint32        // per connection; 0 no limit
@@ -104,8 +108,11 @@ type Locality struct {
 type Endpoint struct {
 	Addr netip.AddrPort
 	// Host and Port are set instead of Addr for names that are looked up.
-	Host      string
-	Port      uint16
+	Host string
+	Port uint16
+	// Hostname is Envoy's endpoint.hostname, HashKey its metadata envoy.lb/hash_key: names for the tables of HashTable.
+	Hostname  string
+	HashKey   string
 	Weight    uint32
 	Unhealthy bool
 	Draining  bool

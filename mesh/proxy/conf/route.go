@@ -133,6 +133,7 @@ type Forward struct {
 	Timeout       time.Duration // 0 is none
 	IdleTimeout   time.Duration
 	Retry         *Retry
+	Hash          []HashPolicy
 	Upgrades      map[string]bool // overrides the connection manager's
 }
 

@@ -30,7 +30,7 @@ func cluster(c *clusterv3.Cluster) (*conf.Cluster, error) {
 	// ignore_health_on_host_removal and wait_for_warm_on_init follow from how configs are published.
 	if err := only(c, "name", "alt_stat_name", "type", "eds_cluster_config", "connect_timeout", "lb_policy", "load_assignment", "transport_socket",
 		"transport_socket_matches", "circuit_breakers", "upstream_bind_config", "metadata", "typed_extension_protocol_options", "dns_lookup_family",
-		"respect_dns_ttl", "dns_refresh_rate", "dns_jitter", "dns_failure_refresh_rate", "common_lb_config", "least_request_lb_config", "round_robin_lb_config",
+		"respect_dns_ttl", "dns_refresh_rate", "dns_jitter", "dns_failure_refresh_rate", "common_lb_config", "least_request_lb_config", "round_robin_lb_config", "ring_hash_lb_config", "maglev_lb_config",
 		"per_connection_buffer_limit_bytes", "upstream_connection_options", "original_dst_lb_config", "ignore_health_on_host_removal", "wait_for_warm_on_init",
 		"close_connections_on_host_health_failure", "track_cluster_stats"); err != nil {
 		return nil, err
@@ -94,6 +94,10 @@ func balancing(c *clusterv3.Cluster, out *conf.Cluster) error {
 		out.LB = conf.LeastRequest
 	case clusterv3.Cluster_RANDOM:
 		out.LB = conf.Random
+	case clusterv3.Cluster_RING_HASH:
+		out.LB = conf.RingHash
+	case clusterv3.Cluster_MAGLEV:
+		out.LB = conf.Maglev
 	case clusterv3.Cluster_CLUSTER_PROVIDED:
 		out.LB = conf.OriginalDst
 		if c.GetType() != clusterv3.Cluster_ORIGINAL_DST {
@@ -115,10 +119,13 @@ func balancing(c *clusterv3.Cluster, out *conf.Cluster) error {
 			return fmt.Errorf("round_robin_lb_config: %w", err)
 		}
 	}
+	if err := hashTable(c, &out.Hash); err != nil {
+		return err
+	}
 	out.PanicThreshold = 50
 	if l := c.CommonLbConfig; l != nil {
 		// close_connections_on_host_set_change would only lose connections; update_merge_window batches what is cheap here.
-		if err := only(l, "healthy_panic_threshold", "locality_weighted_lb_config", "update_merge_window"); err != nil {
+		if err := only(l, "healthy_panic_threshold", "locality_weighted_lb_config", "update_merge_window", "consistent_hashing_lb_config"); err != nil {
 			return fmt.Errorf("common_lb_config: %w", err)
 		}
 		if l.HealthyPanicThreshold != nil {
@@ -331,6 +338,8 @@ func endpoint(e *endpointv3.LbEndpoint, names bool) (out conf.Endpoint, err erro
 	default:
 		out.Unhealthy = true
 	}
+	out.Hostname = e.GetEndpoint().GetHostname()
+	out.HashKey = metadata(e.Metadata, "envoy.lb")["hash_key"].GetStringValue()
 	out.TLSMode = stringsOf(metadata(e.Metadata, "envoy.transport_socket_match"))
 	if w := metadata(e.Metadata, "istio")["workload"].GetStringValue(); w != "" {
 		f := append(strings.Split(w, ";"), "", "", "", "", "")

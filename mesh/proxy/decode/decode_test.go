@@ -38,7 +38,6 @@ func TestRefusedByName(t *testing.T) {
 	}
 	for want, err := range map[string]error{
 		"request_mirror_policies is not supported":     route(`{"match":{"prefix":"/"},"route":{"cluster":"c","requestMirrorPolicies":[{"cluster":"d"}]}}`),
-		"hash_policy is not supported":                 route(`{"match":{"prefix":"/"},"route":{"cluster":"c","hashPolicy":[{"header":{"headerName":"a"}}]}}`),
 		"typed_per_filter_config is not supported":     route(`{"match":{"prefix":"/"},"route":{"cluster":"c"},"typedPerFilterConfig":{"x":{"@type":"type.googleapis.com/google.protobuf.Duration","value":"1s"}}}`),
 		"dynamic_metadata is not supported":            route(`{"match":{"prefix":"/","dynamicMetadata":[{"filter":"f"}]},"route":{"cluster":"c"}}`),
 		"regex \"(\"":                                  route(`{"match":{"safeRegex":{"regex":"("}},"route":{"cluster":"c"}}`),
@@ -46,7 +45,6 @@ func TestRefusedByName(t *testing.T) {
 		"command %FOO% is not supported":               route(`{"match":{"prefix":"/"},"route":{"cluster":"c"},"requestHeadersToAdd":[{"header":{"key":"a","value":"%FOO%"}}]}`),
 		"holds a control character":                    route(`{"match":{"prefix":"/"},"route":{"cluster":"c"},"requestHeadersToAdd":[{"header":{"key":"a","value":"x\r\nb: c"}}]}`),
 		"outlier_detection is not supported":           cluster(`"outlierDetection":{}`),
-		"lb_policy RING_HASH is not supported":         cluster(`"lbPolicy":"RING_HASH"`),
 		"max_connections 5 is not supported":           cluster(`"circuitBreakers":{"thresholds":[{"maxConnections":5}]}`),
 		"health_checks is not supported":               cluster(`"healthChecks":[{"timeout":"1s"}]`),
 		"no filter chain":                              listener(`"trafficDirection":"OUTBOUND"`),

@@ -287,7 +287,7 @@ func (d *routeDecoder) forward(a *routev3.RouteAction) (*conf.Forward, error) {
 	// or what the timeout says anyhow.
 	if err := only(a, "cluster", "cluster_header", "weighted_clusters", "cluster_not_found_response_code", "prefix_rewrite", "regex_rewrite",
 		"host_rewrite_literal", "auto_host_rewrite", "host_rewrite_header", "host_rewrite_path_regex", "append_x_forwarded_host", "timeout",
-		"idle_timeout", "retry_policy", "priority", "max_stream_duration", "max_grpc_timeout", "upgrade_configs"); err != nil {
+		"idle_timeout", "retry_policy", "priority", "max_stream_duration", "max_grpc_timeout", "upgrade_configs", "hash_policy"); err != nil {
 		return nil, err
 	}
 	out := &conf.Forward{AppendXFHost: a.AppendXForwardedHost}
@@ -337,6 +337,9 @@ func (d *routeDecoder) forward(a *routev3.RouteAction) (*conf.Forward, error) {
 	}
 	if out.Retry, err = retryPolicy(a.RetryPolicy); err != nil {
 		return nil, fmt.Errorf("retry_policy: %w", err)
+	}
+	if out.Hash, err = hashPolicies(a.HashPolicy); err != nil {
+		return nil, fmt.Errorf("hash_policy: %w", err)
 	}
 	for _, u := range a.UpgradeConfigs {
 		if out.Upgrades == nil {

@@ -16,6 +16,7 @@ import (
 	"github.com/meshproof/meshproof/mesh/proxy/filter"
 	"github.com/meshproof/meshproof/mesh/proxy/filter/peer"
 	"github.com/meshproof/meshproof/mesh/proxy/http1"
+	"github.com/meshproof/meshproof/mesh/proxy/outlier"
 	"github.com/meshproof/meshproof/mesh/proxy/pool"
 	"github.com/meshproof/meshproof/mesh/proxy/telemetry"
 	"github.com/meshproof/meshproof/mesh/proxy/upstream"
@@ -31,6 +32,8 @@ type exchange struct {
 	cluster *upstream.Cluster
 	levels  levels
 	random  uint64
+	query   balance.Query
+	cookies [][]byte // Set-Cookie values to add to the answer
 
 	timeout  time.Duration // of all tries; 0 none
 	perTry   time.Duration
@@ -112,7 +115,7 @@ func (x *exchange) run(ctx context.Context) {
 }
 
 func (x *exchange) pick(attempt int) (upstream.Member, bool) {
-	q := balance.Query{Attempt: attempt}
+	q := x.query
 	m, ok := x.cluster.Pick(q, x.s.Conn.Local)
 	if attempt == 0 || !ok || !x.retry.avoid {
 		return m, ok
@@ -125,6 +128,7 @@ func (x *exchange) pick(attempt int) (upstream.Member, bool) {
 		if !used {
 			break
 		}
+		q.Attempt++
 		if m, ok = x.cluster.Pick(q, x.s.Conn.Local); !ok {
 			break
 		}
@@ -152,6 +156,7 @@ func (x *exchange) try(ctx context.Context, m upstream.Member, fresh bool) resul
 			x.reset = "connection timeout"
 		}
 		s.Rec.Failure = err.Error()
+		m.Report(outlier.ConnectFailed, 0)
 		return x.afterReset(true, false)
 	}
 	peer.Add(s, m.Mesh)
@@ -162,6 +167,7 @@ func (x *exchange) try(ctx context.Context, m upstream.Member, fresh bool) resul
 		}
 	}
 	s.Rec.UpstreamLocal = c.Local
+	m.Report(outlier.Connected, 0)
 	st.Requests.Add(1)
 	m.Requests.Add(1)
 	m.Active.Add(1)
@@ -242,6 +248,7 @@ func (x *exchange) lost(c *pool.Conn, err error, unsent bool) result {
 		st.Timeouts.Add(1)
 		s.Rec.Flags |= telemetry.UpstreamRequestTimeout
 		x.reset = "timeout"
+		x.host.Report(outlier.TimedOut, 0)
 		if !x.deadline.IsZero() && !time.Now().Before(x.deadline) {
 			return failed
 		}
@@ -249,10 +256,12 @@ func (x *exchange) lost(c *pool.Conn, err error, unsent bool) result {
 	case errors.As(err, &bad):
 		s.Rec.Flags |= telemetry.UpstreamProtocolError
 		x.reset = "protocol error"
+		x.host.Report(outlier.ConnectFailed, 0)
 		s.Rec.Failure = bad.Detail
 	default:
 		s.Rec.Flags |= telemetry.UpstreamConnectionTermination
 		x.reset = "connection termination"
+		x.host.Report(outlier.ConnectFailed, 0)
 	}
 	st.Resets.Add(1)
 	return x.afterReset(false, unsent)
@@ -273,6 +282,7 @@ func (x *exchange) answer(c *pool.Conn, m upstream.Member) result {
 	if cl := status / 100; cl < len(x.cluster.Stats.Class) {
 		x.cluster.Stats.Class[cl].Add(1)
 	}
+	m.Report(outlier.Answered, outcome(s))
 	if status >= 500 {
 		m.Errors.Add(1)
 	} else {
@@ -302,6 +312,9 @@ func (x *exchange) answer(c *pool.Conn, m upstream.Member) result {
 	}
 	s.Rec.Details = "via_upstream"
 	h := &s.Resp.Header
+	for _, c := range x.cookies {
+		h.Add(hSetCookie, c)
+	}
 	h.Set(hServiceTime, millis(h, s.Rec.UpstreamTime))
 	if x.vhost.AttemptsInResponse {
 		h.Set(hAttempts, number(h, int64(s.AttemptCount)))
@@ -328,6 +341,8 @@ func (x *exchange) stream(c *pool.Conn, m upstream.Member, closing bool) result 
 			if errors.Is(err, os.ErrDeadlineExceeded) {
 				s.Rec.Flags = s.Rec.Flags&^telemetry.UpstreamConnectionTermination | telemetry.UpstreamRequestTimeout
 				x.cluster.Stats.Timeouts.Add(1)
+			} else {
+				m.Report(outlier.ConnectFailed, 0)
 			}
 			s.Rec.Details = "upstream_reset_after_response_started{connection_termination}"
 			x.cluster.Stats.Resets.Add(1)

@@ -18,6 +18,7 @@ import (
 
 	"github.com/meshproof/meshproof/mesh/proxy/balance"
 	"github.com/meshproof/meshproof/mesh/proxy/conf"
+	"github.com/meshproof/meshproof/mesh/proxy/outlier"
 	"github.com/meshproof/meshproof/mesh/proxy/pool"
 )
 
@@ -173,7 +174,7 @@ func (s *Set) build(c *conf.Cluster, used map[hostKey]bool) (*Cluster, error) {
 				return nil, err
 			}
 			live.Members = append(live.Members, Member{h, ep})
-			entries = append(entries, balance.Entry{Weight: ep.Weight, Priority: l.Priority, Locality: li, Healthy: !ep.Unhealthy && !ep.Draining, Active: &h.Active})
+			entries = append(entries, balance.Entry{Weight: ep.Weight, Priority: l.Priority, Locality: li, Healthy: !ep.Unhealthy && !ep.Draining, Active: &h.Active, Key: hashKey(c, ep, h)})
 		}
 	}
 	opts := balance.Options{Panic: c.PanicThreshold}
@@ -183,6 +184,10 @@ func (s *Set) build(c *conf.Cluster, used map[hostKey]bool) (*Cluster, error) {
 	switch c.LB {
 	case conf.LeastRequest:
 		opts.Build = balance.LeastRequest(c.ChoiceCount)
+	case conf.RingHash:
+		opts.Hash = balance.Ring(c.Hash.MinRing, c.Hash.MaxRing)
+	case conf.Maglev:
+		opts.Hash = balance.Maglev(c.Hash.MaglevSize)
 	case conf.Random:
 		opts.Build = balance.Random
 	default:
@@ -190,6 +195,19 @@ func (s *Set) build(c *conf.Cluster, used map[hostKey]bool) (*Cluster, error) {
 	}
 	live.picker = balance.New(entries, opts)
 	return live, nil
+}
+
+// hashKey names an endpoint in tables of hashes: by its metadata, its hostname where the cluster says so, else its address.
+func hashKey(c *conf.Cluster, ep *conf.Endpoint, h *Host) string {
+	switch {
+	case ep.HashKey != "":
+		return ep.HashKey
+	case c.Hash.UseHostname && ep.Hostname != "":
+		return ep.Hostname
+	case c.Hash.UseHostname && ep.Host != "":
+		return ep.Host
+	}
+	return h.Addr
 }
 
 func tlsID(t *conf.UpstreamTLS) string {
@@ -297,6 +315,12 @@ func (s *Set) dialTLS(h *Host, plain pool.Dial, t *conf.UpstreamTLS, alpn []stri
 		return c, nil
 	}, nil
 }
+
+// Hashes reports whether the cluster picks by a hash of the request.
+func (c *Cluster) Hashes() bool { return c.Conf.LB == conf.RingHash || c.Conf.LB == conf.Maglev }
+
+// Report tells outlier detection what became of one try. status is the HTTP status of an answer.
+func (h *Host) Report(outlier.Result, int) {}
 
 // Pick returns an endpoint, or false when there is none to use. original is where the downstream connection was bound for.
 func (c *Cluster) Pick(q balance.Query, original netip.AddrPort) (Member, bool) {

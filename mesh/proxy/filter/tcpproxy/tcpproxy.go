@@ -10,9 +10,12 @@ import (
 	"sync"
 	"time"
 
+	"github.com/cespare/xxhash/v2"
+
 	"github.com/meshproof/meshproof/mesh/proxy/balance"
 	"github.com/meshproof/meshproof/mesh/proxy/conf"
 	"github.com/meshproof/meshproof/mesh/proxy/filter"
+	"github.com/meshproof/meshproof/mesh/proxy/outlier"
 	"github.com/meshproof/meshproof/mesh/proxy/router"
 	"github.com/meshproof/meshproof/mesh/proxy/telemetry"
 	"github.com/meshproof/meshproof/mesh/proxy/upstream"
@@ -55,8 +58,12 @@ func (p *Proxy) connect(ctx context.Context, c *filter.Conn, t *conf.TCP, rec *t
 		return nil, nil
 	}
 	rec.Cluster = cl.Conf
-	for attempt := range t.MaxConnect {
-		m, ok := cl.Pick(balance.Query{Attempt: attempt}, c.Local)
+	var q balance.Query
+	if t.HashSource && cl.Hashes() {
+		q = balance.Query{Hash: xxhash.Sum64String(c.Remote.Addr().String()), HasHash: true}
+	}
+	for range t.MaxConnect {
+		m, ok := cl.Pick(q, c.Local)
 		if !ok {
 			rec.Flags |= telemetry.NoHealthyUpstream
 			return nil, nil
@@ -65,13 +72,22 @@ func (p *Proxy) connect(ctx context.Context, c *filter.Conn, t *conf.TCP, rec *t
 		up, err := m.DialTCP(ctx, cl.Conf.ConnectTimeout)
 		if err == nil {
 			rec.Flags &^= telemetry.UpstreamConnectionFailure
+			m.Report(outlier.ConnectedFinal, 0)
 			return up, m.Host
 		}
+		m.Report(connectResult(err), 0)
 		cl.Stats.ConnectFail.Add(1)
 		rec.Flags |= telemetry.UpstreamConnectionFailure
 		rec.Failure = err.Error()
 	}
 	return nil, nil
+}
+
+func connectResult(err error) outlier.Result {
+	if errors.Is(err, context.DeadlineExceeded) {
+		return outlier.TimedOut
+	}
+	return outlier.ConnectFailed
 }
 
 // join copies both ways. When one side ends its sending half, the other side is told so and may go on.
