@@ -40,6 +40,7 @@ type Result struct {
 	App      string    `json:"app,omitempty"`     // from the response: which app answered
 	Version  string    `json:"version,omitempty"` // from the response: which version
 	Pod      string    `json:"pod,omitempty"`     // from the response: which pod
+	Cluster  string    `json:"cluster,omitempty"` // from the response: in which cluster, where the app knows
 	BytesIn  uint64    `json:"bytesIn"`
 	BytesOut uint64    `json:"bytesOut"`
 }

@@ -178,3 +178,6 @@ func (None) Install(context.Context, *rest.Config, Options) error { return nil }
 
 // Uninstall does nothing.
 func (None) Uninstall(context.Context, *rest.Config, Options) error { return nil }
+
+// IsName tells whether a word can name a revision, a tag or a gateway: a DNS label (RFC 1123).
+func IsName(s string) bool { return dnsLabel.MatchString(s) }

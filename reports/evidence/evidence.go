@@ -16,6 +16,7 @@ type Request struct {
 	App      string `json:"app,omitempty"`
 	Version  string `json:"version,omitempty"`
 	Pod      string `json:"pod,omitempty"`
+	Cluster  string `json:"cluster,omitempty"`
 }
 
 // Event is something that happened to the lab at a time: a change applied, acked, a fault, a pod restart.
