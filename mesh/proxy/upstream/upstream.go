@@ -76,6 +76,7 @@ type Host struct {
 	// Counters of this endpoint.
 	Requests, Errors, Success atomic.Int64
 	HTTP                      *pool.HTTP
+	HTTP2                     *pool.HTTP2
 	TLS                       *conf.UpstreamTLS      // nil is plaintext
 	Mesh                      bool                   // mutual TLS with another proxy of the mesh
 	PeerURI                   atomic.Pointer[string] // SPIFFE id that the endpoint last showed; nil unknown
@@ -85,6 +86,28 @@ type Host struct {
 
 // Connections returns the host's connection counters.
 func (h *Host) Connections() *pool.Stats { return &h.cx }
+
+// Open returns an exchange with the host: on an idle connection, beside others on one that HTTP/2 shares, or on a new one.
+// fresh asks for an HTTP/1.1 connection that carried nothing yet.
+func (h *Host) Open(ctx context.Context, fresh, http2 bool) (pool.Stream, error) {
+	if http2 {
+		s, err := h.HTTP2.Get(ctx)
+		if err != nil {
+			return nil, err // not a nil in an interface
+		}
+		return s, nil
+	}
+	c, err := h.HTTP.Get(ctx, fresh)
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+func (h *Host) close() {
+	h.HTTP.Close()
+	h.HTTP2.Close()
+}
 
 // DialTCP makes a connection for bytes, not HTTP: it offers the ALPN list of the TLS context as it is.
 func (h *Host) DialTCP(ctx context.Context, limit time.Duration) (net.Conn, error) {
@@ -145,7 +168,7 @@ func (s *Set) Apply(cfg *conf.Config) error {
 	for k, h := range s.hosts {
 		if !used[k] {
 			delete(s.hosts, k)
-			h.HTTP.Close()
+			h.close()
 		}
 	}
 	return nil
@@ -220,17 +243,22 @@ func (s *Set) host(c *conf.Cluster, ep *conf.Endpoint, used map[hostKey]bool) (*
 	}
 	t := transport(c, ep)
 	key := hostKey{c.Name, addr, tlsID(t)}
-	limits := pool.Limits{ConnectTimeout: c.ConnectTimeout, IdleTimeout: c.IdleTimeout, MaxRequests: c.MaxRequests}
 	used[key] = true
 	if h := s.hosts[key]; h != nil {
-		h.HTTP.SetLimits(limits)
+		h.HTTP.SetLimits(limits(c))
+		h.HTTP2.SetLimits(limits(c))
 		return h, nil
 	}
-	h, err := s.newHost(c, addr, t, limits)
+	h, err := s.newHost(c, addr, t)
 	if err == nil {
 		s.hosts[key] = h
 	}
 	return h, err
+}
+
+func limits(c *conf.Cluster) pool.Limits {
+	return pool.Limits{ConnectTimeout: c.ConnectTimeout, IdleTimeout: c.IdleTimeout, MaxRequests: c.MaxRequests, MaxStreams: c.HTTP2.MaxStreams,
+		KeepAlive: c.HTTP2.KeepAlive, KeepAliveTimeout: c.HTTP2.KeepAliveTimeout}
 }
 
 func dialTCP(ctx context.Context, source netip.Addr, k conf.Keepalive, addr string) (net.Conn, error) {
@@ -241,21 +269,25 @@ func dialTCP(ctx context.Context, source netip.Addr, k conf.Keepalive, addr stri
 	return d.DialContext(ctx, "tcp", addr)
 }
 
-func (s *Set) newHost(c *conf.Cluster, addr string, t *conf.UpstreamTLS, limits pool.Limits) (*Host, error) {
+func (s *Set) newHost(c *conf.Cluster, addr string, t *conf.UpstreamTLS) (*Host, error) {
 	plain := func(ctx context.Context) (net.Conn, error) { return s.dial(ctx, c.BindSource, c.Keepalive, addr) }
 	h := &Host{Addr: addr, TLS: t, dialTCP: plain}
-	dialHTTP := pool.Dial(plain)
+	dialHTTP, dialHTTP2 := pool.Dial(plain), pool.Dial(plain)
 	if t != nil {
 		var err error
 		h.Mesh = slices.Contains(t.ALPN, "istio")
 		if dialHTTP, err = s.dialTLS(h, plain, t, httpALPN(t.ALPN)); err != nil {
 			return nil, err
 		}
+		if dialHTTP2, err = s.dialTLS(h, plain, t, http2ALPN(t.ALPN)); err != nil {
+			return nil, err
+		}
 		if h.dialTCP, err = s.dialTLS(h, plain, t, t.ALPN); err != nil {
 			return nil, err
 		}
 	}
-	h.HTTP = pool.NewHTTP(dialHTTP, limits, &h.cx)
+	h.HTTP = pool.NewHTTP(dialHTTP, limits(c), &h.cx)
+	h.HTTP2 = pool.NewHTTP2(dialHTTP2, limits(c), &h.cx)
 	return h, nil
 }
 
@@ -271,6 +303,14 @@ func httpALPN(list []string) []string {
 		}
 	}
 	return out
+}
+
+// http2ALPN is the same for HTTP/2.
+func http2ALPN(list []string) []string {
+	if slices.Contains(list, "istio") {
+		return []string{"istio-h2", "istio", "h2"}
+	}
+	return []string{"h2"}
 }
 
 func (s *Set) dialTLS(h *Host, plain pool.Dial, t *conf.UpstreamTLS, alpn []string) (pool.Dial, error) {
@@ -323,9 +363,8 @@ func (c *Cluster) original(addr netip.AddrPort) (Member, bool) {
 	defer s.mu.Unlock()
 	h := s.hosts[key]
 	if h == nil {
-		limits := pool.Limits{ConnectTimeout: c.Conf.ConnectTimeout, IdleTimeout: c.Conf.IdleTimeout, MaxRequests: c.Conf.MaxRequests}
 		var err error
-		if h, err = s.newHost(c.Conf, key.addr, c.Conf.TLS, limits); err != nil {
+		if h, err = s.newHost(c.Conf, key.addr, c.Conf.TLS); err != nil {
 			return Member{}, false
 		}
 		s.hosts[key] = h
@@ -343,12 +382,14 @@ func (s *Set) Run(ctx context.Context) error {
 			s.mu.Lock()
 			for _, h := range s.hosts {
 				h.HTTP.Sweep(now)
+				h.HTTP2.Sweep(now)
 			}
 			s.mu.Unlock()
 		case <-ctx.Done():
 			s.mu.Lock()
 			for _, h := range s.hosts {
 				h.HTTP.Close()
+				h.HTTP2.End()
 			}
 			s.mu.Unlock()
 			return nil
