@@ -83,6 +83,7 @@ type Stream struct {
 	HeadWritten  bool
 	CloseAfter   bool // the downstream connection ends after this exchange
 	AttemptCount int
+	GRPCCode     int // told to gRPC clients by Reply instead of what follows from the status; 0 none
 	// PeerID and PeerMetadata are what endpoints of the mesh are told about this proxy; nil for nothing. PeerAsked says
 	// that the downstream told about itself and wants to know.
 	PeerID, PeerMetadata []byte
@@ -104,7 +105,7 @@ type HTTP interface {
 func (s *Stream) Begin(filters []HTTP, finish func(*Stream)) {
 	s.filters, s.finish = filters, finish
 	s.HeadWritten = false
-	s.AttemptCount = 0
+	s.AttemptCount, s.GRPCCode = 0, 0
 	s.PeerID, s.PeerMetadata, s.PeerAsked = nil, nil, false
 }
 

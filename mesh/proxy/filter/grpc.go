@@ -43,9 +43,13 @@ func GRPCStatus(code int) int {
 // replyGRPC answers by a head alone (Trailers-Only in gRPC's words): clients look at grpc-status, not at the status.
 func (s *Stream) replyGRPC(code int, body []byte, details string) {
 	r := &s.Resp
+	status := s.GRPCCode
+	if status == 0 {
+		status = GRPCStatus(code)
+	}
 	r.Status, r.Framing, r.Length = 200, http1.NoBody, 0
 	r.Set(hContentType, typeGRPC)
-	r.Set(hGRPCStatus, r.Take(strconv.AppendInt(r.Scratch(), int64(GRPCStatus(code)), 10)))
+	r.Set(hGRPCStatus, r.Take(strconv.AppendInt(r.Scratch(), int64(status), 10)))
 	if len(body) > 0 {
 		r.Set(hGRPCMessage, r.Take(appendPercent(r.Scratch(), body)))
 	}

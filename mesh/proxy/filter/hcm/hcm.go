@@ -220,6 +220,7 @@ func (m *Manager) begin(s *filter.Stream, now time.Time) {
 
 // request runs the filters; false means that the request is answered.
 func (m *Manager) request(s *filter.Stream) bool {
+	s.Rec.GRPC = filter.GRPC(&s.Req)
 	if code, details := prepare(s); code != 0 {
 		s.Reply(code, nil, "", details)
 		return false
