@@ -84,16 +84,12 @@ func (x *exchange) serve(ctx context.Context, t *conf.RouteTable) {
 		return
 	}
 	s.Rec.Cluster = x.cluster.Conf
-	if x.cluster.Conf.HTTP2 {
-		s.Rec.Flags |= telemetry.UpstreamProtocolError
-		s.Reply(502, []byte("the cluster speaks HTTP/2, which this proxy does not yet"), "text/plain", "upstream_http2_not_supported")
-		return
-	}
+	x.http2 = x.cluster.Conf.Protocol == conf.HTTP2Only || x.cluster.Conf.Protocol == conf.SameAsDownstream && s.Req.Major == 2
 	if up := s.Req.Upgrade; up != nil {
 		switch {
 		case string(up) == "h2c" || s.Req.Framing != http1.NoBody:
 			s.Req.Upgrade = nil // an offer that may be ignored (RFC 9110 section 7.8)
-		case !x.upgradeAllowed(up):
+		case x.http2 || !x.upgradeAllowed(up): // HTTP/2 has no Upgrade, and extended CONNECT is not built
 			s.Reply(403, nil, "", "upgrade_failed")
 			return
 		}
