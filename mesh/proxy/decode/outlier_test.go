@@ -62,7 +62,7 @@ func TestBreakers(t *testing.T) {
 		`"circuitBreakers":{}`:                  conf.DefaultBreakers,
 		`"circuitBreakers":{"thresholds":[{}]}`: conf.DefaultBreakers,
 		`"circuitBreakers":{"thresholds":[{"maxConnections":1,"maxPendingRequests":0,"maxRequests":2}]}`:                                                                          {Connections: 1, Pending: 0, Requests: 2, Retries: 3},
-		`"circuitBreakers":{"thresholds":[{"maxConnections":4294967295,"maxPendingRequests":4294967295,"maxRequests":4294967295,"maxRetries":4294967295,"trackRemaining":true}]}`: {all, all, all, all},
+		`"circuitBreakers":{"thresholds":[{"maxConnections":4294967295,"maxPendingRequests":4294967295,"maxRequests":4294967295,"maxRetries":4294967295,"trackRemaining":true}]}`: {Connections: all, Pending: all, Requests: all, Retries: all},
 		`"circuitBreakers":{"thresholds":[{"maxRetries":7},{"maxRetries":8}]}`:                                                                                                    {Connections: 1024, Pending: 1024, Requests: 1024, Retries: 7},
 	} {
 		if in != "" {
