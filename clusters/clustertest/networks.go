@@ -269,6 +269,10 @@ func (p *pair) capture(t *testing.T) {
 	if across < 8 { // three to connect, request, answer and their acknowledgements, two to part
 		t.Errorf("%d of %d packets on the link are of the connection to %s, want at least 8", across, len(frames), p.service)
 	}
+	// Down has to cope with a link that is not whole.
+	if err := p.link(t).Slow(t.Context(), clusters.Impairment{Delay: time.Millisecond}); err != nil {
+		t.Error(err)
+	}
 }
 
 // readPcap splits a pcap stream into its frames.
