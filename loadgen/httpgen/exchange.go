@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/textproto"
+	"net/url"
 	"strconv"
 	"strings"
 	"sync"
@@ -44,6 +45,8 @@ type exchanger struct {
 	verify    func(*http.Response, []byte) error
 	prototype *http.Request // shared by all requests, never changed
 	transport *http.Transport
+	fresh     *http.Transport // a connection for each request: how a session that has no cookie yet arrives
+	sessions  *sessions       // or nil
 	run       context.Context // ends when the run is canceled
 	start     time.Time       // all times are this one plus a monotonic difference, so that they stay exact as text
 
@@ -66,9 +69,13 @@ func newExchanger(run context.Context, p loadgen.Profile, o Options) (*exchanger
 	if _, ok := prototype.Header["User-Agent"]; !ok {
 		prototype.Header.Set("User-Agent", "meshproof-load")
 	}
+	sessions, err := newSessions(p)
+	if err != nil {
+		return nil, fmt.Errorf("profile %q: %w", p.Name, err)
+	}
 	dialRun, undial := context.WithCancel(context.WithoutCancel(run))
 	x := &exchanger{
-		profile: p, verify: o.Verify, prototype: prototype, run: run, undial: undial,
+		profile: p, verify: o.Verify, prototype: prototype, sessions: sessions, run: run, undial: undial,
 		results: make(map[uint64]loadgen.Result),
 	}
 	dial := o.DialContext
@@ -92,6 +99,8 @@ func newExchanger(run context.Context, p loadgen.Profile, o Options) (*exchanger
 		Protocols:           new(http.Protocols),
 	}
 	x.transport.Protocols.SetHTTP1(true)
+	x.fresh = x.transport.Clone()
+	x.fresh.DisableKeepAlives = true
 	return x, nil
 }
 
@@ -100,6 +109,7 @@ func (x *exchanger) close() {
 	x.undial()
 	x.dials.Wait()
 	x.transport.CloseIdleConnections()
+	x.fresh.CloseIdleConnections()
 }
 
 // take hands over the Result of a finished exchange; Intended is still to be filled in.
@@ -139,7 +149,15 @@ func (x *exchanger) exchange(r *loadgen.Result) error {
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GotConn: func(httptrace.GotConnInfo) { connections.Add(1) },
 	})
-	resp, err := x.transport.RoundTrip(x.request(ctx))
+	req, transport := x.request(ctx), x.transport
+	if x.sessions != nil {
+		req.Header, req.URL = req.Header.Clone(), cloneURL(req.URL)
+		r.Session = x.sessions.of(r.Seq)
+		if r.Cookie = clip(x.sessions.prepare(req, r.Session)); r.Cookie == "" {
+			transport = x.fresh
+		}
+	}
+	resp, err := transport.RoundTrip(req)
 	if err != nil {
 		r.Done = x.now()
 		r.Class, err = x.classify(ctx, err, connections.Load())
@@ -148,6 +166,9 @@ func (x *exchanger) exchange(r *loadgen.Result) error {
 	r.Code = resp.StatusCode
 	by := attribute(resp.Header, x.profile.Attribute)
 	r.App, r.Version, r.Pod, r.Cluster = by.app, by.version, by.pod, by.cluster
+	if x.sessions != nil {
+		r.SetCookie = x.sessions.keep(resp, r.Session)
+	}
 	body, n, err := readBody(resp.Body)
 	r.Done = x.now()
 	r.BytesIn = n
@@ -184,6 +205,11 @@ func (x *exchanger) request(ctx context.Context) *http.Request {
 		req.TransferEncoding = []string{"identity"}
 	}
 	return req
+}
+
+func cloneURL(u *url.URL) *url.URL {
+	c := *u
+	return &c
 }
 
 func (x *exchanger) check(resp *http.Response, body []byte) error {
