@@ -297,6 +297,11 @@ func (b *Builder) buildConfig(s *Snapshot) {
 				note(m.SourceLabels)
 			}
 		}
+		for _, r := range vs.Spec.Spec.Tls {
+			for _, m := range r.Match {
+				note(m.SourceLabels)
+			}
+		}
 	}
 	s.SourceLabels = slices.Sorted(maps.Keys(keys))
 	for _, r := range s.DestinationRules {
