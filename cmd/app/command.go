@@ -45,7 +45,7 @@ func newCommand(getenv func(string) string, hostname func() (string, error)) *co
 	flags.StringVar(&o.id.Version, "version", env("APP_VERSION", "v1"), "version that answers carry (APP_VERSION)")
 	flags.StringVar(&o.id.Pod, "pod", getenv("POD_NAME"), "name that answers carry; the host's name if empty (POD_NAME)")
 	flags.StringVar(&o.listen, "listen", env("LISTEN", ":9080"), "address to serve on (LISTEN)")
-	flags.StringVar(&o.cluster, "cluster", getenv("CLUSTER_NAME"), "cluster that reviews name in answers (CLUSTER_NAME)")
+	flags.StringVar(&o.cluster, "cluster", getenv("CLUSTER_NAME"), "cluster that answers carry (CLUSTER_NAME)")
 	flags.StringVar(&o.details, "details", env("DETAILS_URL", "http://details:9080"), "base address of details (DETAILS_URL)")
 	flags.StringVar(&o.reviews, "reviews", env("REVIEWS_URL", "http://reviews:9080"), "base address of reviews (REVIEWS_URL)")
 	flags.StringVar(&o.ratings, "ratings", env("RATINGS_URL", "http://ratings:9080"), "base address of ratings (RATINGS_URL)")
@@ -81,7 +81,7 @@ func newCommand(getenv func(string) string, hostname func() (string, error)) *co
 			Args:  cobra.NoArgs,
 			RunE: func(cmd *cobra.Command, _ []string) error {
 				o := o
-				o.id.App = role.name
+				o.id.App, o.id.Cluster = role.name, o.cluster
 				if o.id.Pod == "" {
 					name, err := hostname()
 					if err != nil {

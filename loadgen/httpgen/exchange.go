@@ -25,6 +25,7 @@ const (
 	headerApp     = "X-Meshproof-App"
 	headerVersion = "X-Meshproof-Version"
 	headerPod     = "X-Meshproof-Pod"
+	headerCluster = "X-Meshproof-Cluster"
 	headerVia     = "X-Meshproof-Via"
 	headerFailed  = "X-Meshproof-Failed"
 )
@@ -163,7 +164,8 @@ func (x *exchanger) exchange(r *loadgen.Result) error {
 		return err
 	}
 	r.Code = resp.StatusCode
-	r.App, r.Version, r.Pod = attribute(resp.Header, x.profile.Attribute)
+	by := attribute(resp.Header, x.profile.Attribute)
+	r.App, r.Version, r.Pod, r.Cluster = by.app, by.version, by.pod, by.cluster
 	if x.sessions != nil {
 		r.SetCookie = x.sessions.keep(resp, r.Session)
 	}
@@ -218,7 +220,7 @@ func (x *exchanger) check(resp *http.Response, body []byte) error {
 		return fmt.Errorf("the answer lacks what a call below should have given: %s", failed)
 	}
 	if below := x.profile.Attribute; below != "" {
-		if app, _, _ := attribute(resp.Header, below); app == "" {
+		if attribute(resp.Header, below).app == "" {
 			return fmt.Errorf("the answer was made without app %q", below)
 		}
 	}
@@ -231,21 +233,25 @@ func (x *exchanger) check(resp *http.Response, body []byte) error {
 	return nil
 }
 
+// served is who gave an answer.
+type served struct{ app, version, pod, cluster string }
+
 // attribute reads from an answer's evidence who served it; with below, who served the first call to that app under it.
-func attribute(h http.Header, below string) (app, version, pod string) {
+func attribute(h http.Header, below string) served {
 	if below == "" {
-		return h.Get(headerApp), h.Get(headerVersion), h.Get(headerPod)
+		return served{h.Get(headerApp), h.Get(headerVersion), h.Get(headerPod), h.Get(headerCluster)}
 	}
 	for _, list := range h.Values(headerVia) {
 		for call := range strings.SplitSeq(list, ",") {
 			app, rest, _ := strings.Cut(strings.TrimSpace(call), "/")
 			if app == below {
-				version, pod, _ := strings.Cut(rest, "/")
-				return app, version, pod
+				version, rest, _ := strings.Cut(rest, "/")
+				pod, cluster, _ := strings.Cut(rest, "/")
+				return served{app, version, pod, cluster}
 			}
 		}
 	}
-	return "", "", ""
+	return served{}
 }
 
 // classify says why an exchange broke. connections counts those that the request was given.

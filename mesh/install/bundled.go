@@ -44,7 +44,7 @@ func (Bundled) Install(ctx context.Context, cfg *rest.Config, opts Options) erro
 		return fmt.Errorf("install base: %w", err)
 	}
 	// istiod is made while the API server establishes the definitions: its image start takes longer.
-	if err := c.applyAll(ctx, append([]runtime.Object{namespace(o.Namespace)}, controlPlane(o)...)); err != nil {
+	if err := c.applyAll(ctx, append([]runtime.Object{rootNamespace(o)}, controlPlane(o)...)); err != nil {
 		return fmt.Errorf("install istiod: %w", err)
 	}
 	if err := established(ctx); err != nil {
@@ -67,6 +67,12 @@ func (Bundled) Install(ctx context.Context, cfg *rest.Config, opts Options) erro
 			return fmt.Errorf("install injector: %w", c.explain(ctx, o.Namespace, istiod(o), err))
 		}
 		o.Progress("istiod", fmt.Sprintf("revision %s, version %s", o.Revision, o.Tag))
+	}
+	if o.Profile == "remote" {
+		if err := c.looked(ctx, o); err != nil {
+			return fmt.Errorf("install istiod-remote: %w", err)
+		}
+		o.Progress("istiod-remote", "control plane at "+o.RemotePilotAddress)
 	}
 	for _, g := range o.Gateways {
 		if err := c.until(ctx, deploymentResource, g.Namespace, g.Name, "available", available); err != nil {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"regexp"
 	"slices"
 	"strings"
@@ -132,6 +133,9 @@ func (o Options) validate() error {
 	if !slices.Contains(Profiles(), o.Profile) {
 		errs = append(errs, fmt.Errorf("profile: there is no %q; there are %s", o.Profile, strings.Join(Profiles(), ", ")))
 	}
+	if o.Profile == "remote" && net.ParseIP(o.RemotePilotAddress) == nil {
+		errs = append(errs, fmt.Errorf("remotePilotAddress: %q is not an IP address: give that of the primary's east-west gateway", o.RemotePilotAddress))
+	}
 	seen := map[string]bool{}
 	for i, g := range o.Gateways {
 		if !dnsLabel.MatchString(g.Name) || !dnsLabel.MatchString(g.Namespace) {
@@ -174,3 +178,6 @@ func (None) Install(context.Context, *rest.Config, Options) error { return nil }
 
 // Uninstall does nothing.
 func (None) Uninstall(context.Context, *rest.Config, Options) error { return nil }
+
+// IsName tells whether a word can name a revision, a tag or a gateway: a DNS label (RFC 1123).
+func IsName(s string) bool { return dnsLabel.MatchString(s) }

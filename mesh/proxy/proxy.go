@@ -94,6 +94,7 @@ func Run(ctx context.Context, b Bootstrap) error {
 	defer func() { _ = conn.Close() }()
 	p := &Proxy{b: &b, store: &secrets.Store{}, metrics: telemetry.NewMetrics(b.Workload), logs: &telemetry.Logs{Open: telemetry.OpenFile}, started: time.Now()}
 	p.upstreams = upstream.NewSet(p.store, b.Dial)
+	p.upstreams.Log = b.Log
 	metadata, err := decode.EncodePeer(b.Workload)
 	if err != nil {
 		return err

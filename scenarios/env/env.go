@@ -44,8 +44,9 @@ type Env struct {
 	// Control asks a scenario to leave out what it is there to prove: the policy, the change. It must then fail, for that reason.
 	Control bool
 
-	provider clusters.Provider
-	stage    *stage // of one scenario; nil for the lab as a whole
+	provider   clusters.Provider
+	bin, cache string // as in Options
+	stage      *stage // of one scenario; nil for the lab as a whole
 }
 
 // Site is one cluster of a lab with what is in it.
@@ -86,7 +87,7 @@ func Up(ctx context.Context, o Options) (*Env, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &Env{Spec: o.Lab, Version: o.Version, provider: o.Provider}
+	e := &Env{Spec: o.Lab, Version: o.Version, provider: o.Provider, bin: o.Bin, cache: o.Cache}
 	if _, err := o.Provider.Open(ctx, o.Lab.Name); err == nil {
 		e.Found = true
 	}

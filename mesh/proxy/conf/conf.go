@@ -19,6 +19,12 @@ type Config struct {
 // Unlimited is the value of a circuit breaker threshold that never trips.
 const Unlimited = ^uint32(0)
 
+// Breakers are the circuit breaker thresholds of a cluster for requests of default priority.
+type Breakers struct{ Connections, Pending, Requests, Retries uint32 }
+
+// DefaultBreakers are Envoy's.
+var DefaultBreakers = Breakers{Connections: 1024, Pending: 1024, Requests: 1024, Retries: 3}
+
 // LBPolicy names how an endpoint is picked.
 type LBPolicy uint8
 
@@ -57,6 +63,8 @@ type Cluster struct {
 	ConnectTimeout time.Duration
 	IdleTimeout    time.Duration // of a pooled connection; 0 never
 	MaxRequests    uint32        // per connection; 0 no limit
+	Breakers       Breakers
+	Outlier        *Outlier // nil is no outlier detection
 	Keepalive      Keepalive
 	// PanicThreshold is the percentage of healthy endpoints below which health is ignored; 0 never.
 	PanicThreshold float64

@@ -62,6 +62,7 @@ type Request struct {
 	Target   []byte // origin form after an absolute form was taken apart
 	Scheme   []byte // of an absolute form, else nil
 	Host     []byte // lower case is not forced
+	Major    int    // 2 is HTTP/2; else it is HTTP/1
 	Minor    int    // HTTP/1.Minor
 	Framing  Framing
 	Length   int64
@@ -69,6 +70,7 @@ type Request struct {
 	Upgrade  []byte // protocol of an Upgrade header that Connection names; nil when none
 	Expect   bool   // 100-continue
 	IsHead   bool
+	TooLarge bool // the head was beyond the limits and its fields are lost (HTTP/2)
 	Trailers Header
 	Bytes    int // of the head on the wire
 }
@@ -78,6 +80,7 @@ type Response struct {
 	Header
 	Status   int
 	Reason   []byte
+	Major    int // as in Request
 	Minor    int
 	Framing  Framing
 	Length   int64

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/meshproof/meshproof/mesh/proxy/balance"
+	"github.com/meshproof/meshproof/mesh/proxy/breaker"
 	"github.com/meshproof/meshproof/mesh/proxy/conf"
 	"github.com/meshproof/meshproof/mesh/proxy/filter"
 	"github.com/meshproof/meshproof/mesh/proxy/filter/peer"
@@ -39,6 +40,7 @@ type exchange struct {
 	perTry   time.Duration
 	deadline time.Time // of the whole, once the request is complete
 	retry    retryState
+	retrying bool // holds one of the cluster's retries
 	tried    []*upstream.Host
 	body     requestBody
 	host     upstream.Member
@@ -76,6 +78,7 @@ func (x *exchange) run(ctx context.Context) {
 	}
 	x.cluster.Stats.ActiveRequests.Add(1)
 	defer x.cluster.Stats.ActiveRequests.Add(-1)
+	defer x.giveRetry()
 	if x.timeout > 0 && x.body.complete {
 		x.deadline = time.Now().Add(x.timeout)
 	}
@@ -147,6 +150,9 @@ func (x *exchange) try(ctx context.Context, m upstream.Member, fresh bool) resul
 		setHost(s, x.route.Forward, []byte(m.Endpoint.Host))
 	}
 	c, err := m.HTTP.Get(ctx, fresh)
+	if errors.Is(err, breaker.ErrOverflow) {
+		return x.overflow()
+	}
 	if err != nil {
 		st.ConnectFail.Add(1)
 		m.Errors.Add(1)
@@ -159,6 +165,11 @@ func (x *exchange) try(ctx context.Context, m upstream.Member, fresh bool) resul
 		m.Report(outlier.ConnectFailed, 0)
 		return x.afterReset(true, false)
 	}
+	if !x.cluster.Breakers.Requests.Take() {
+		m.HTTP.Put(c)
+		return x.overflow()
+	}
+	defer x.cluster.Breakers.Requests.Give()
 	peer.Add(s, m.Mesh)
 	if s.Conn.Direction != conf.Inbound {
 		s.Rec.MTLS = m.Mesh
@@ -190,6 +201,14 @@ func (x *exchange) try(ctx context.Context, m upstream.Member, fresh bool) resul
 	return x.answer(c, m)
 }
 
+// overflow ends an exchange that a circuit breaker does not let through; that is not tried again.
+func (x *exchange) overflow() result {
+	x.cluster.Stats.PendingOverflow.Add(1)
+	x.s.Rec.Flags |= telemetry.UpstreamOverflow
+	x.reset = "overflow"
+	return failed
+}
+
 func (x *exchange) setDeadline(c *pool.Conn, now time.Time) {
 	d := x.deadline
 	if x.perTry > 0 {
@@ -209,6 +228,8 @@ var limits = http1.DefaultLimits
 var (
 	hServiceTime = []byte("x-envoy-upstream-service-time")
 	hAttempts    = []byte("x-envoy-attempt-count")
+	hOverloaded  = []byte("x-envoy-overloaded")
+	vTrue        = []byte("true")
 )
 
 func (x *exchange) readHead(c *pool.Conn) error {
@@ -248,6 +269,7 @@ func (x *exchange) lost(c *pool.Conn, err error, unsent bool) result {
 		st.Timeouts.Add(1)
 		s.Rec.Flags |= telemetry.UpstreamRequestTimeout
 		x.reset = "timeout"
+		x.host.Timeouts.Add(1)
 		x.host.Report(outlier.TimedOut, 0)
 		if !x.deadline.IsZero() && !time.Now().Before(x.deadline) {
 			return failed
@@ -291,7 +313,7 @@ func (x *exchange) answer(c *pool.Conn, m upstream.Member) result {
 	if status == 101 {
 		return x.tunnel(c)
 	}
-	if x.retry.left > 0 && x.retryStatus() {
+	if x.retry.left > 0 && x.retryStatus() && x.takeRetry() {
 		if x.body.stop(s) {
 			c.Discard()
 			s.Rec.Flags |= telemetry.DownstreamTermination
@@ -397,6 +419,8 @@ func (x *exchange) drain(c *pool.Conn, m upstream.Member) {
 func (x *exchange) failure() (code int, body, details string) {
 	f := x.s.Rec.Flags
 	switch {
+	case x.reset == "overflow":
+		return 503, "upstream connect error or disconnect/reset before headers. reset reason: overflow", "upstream_reset_before_response_started{overflow}"
 	case f&telemetry.NoHealthyUpstream != 0:
 		return 503, "no healthy upstream", "no_healthy_upstream"
 	case f&telemetry.UpstreamRequestTimeout != 0:
@@ -412,7 +436,11 @@ func (x *exchange) failure() (code int, body, details string) {
 }
 
 func (x *exchange) fail(code int, body, details string) {
-	x.s.Reply(code, []byte(body), "text/plain", details)
+	x.s.Resp.Reset()
+	if x.reset == "overflow" {
+		x.s.Resp.Add(hOverloaded, vTrue)
+	}
+	x.s.ReplyWith(code, []byte(body), "text/plain", details)
 	if x.s.Out.Flush() != nil {
 		x.s.CloseAfter = true
 	}

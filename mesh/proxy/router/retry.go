@@ -98,10 +98,26 @@ func (x *exchange) afterReset(connect, unsent bool) result {
 		x.cluster.Stats.RetryExhausted.Add(1)
 		return failed
 	}
-	if !x.body.replayable() {
+	if !x.body.replayable() || !x.takeRetry() {
 		return failed
 	}
 	return again
+}
+
+// takeRetry asks the cluster's breaker for another try. The last one that was granted is given back.
+func (x *exchange) takeRetry() bool {
+	x.giveRetry()
+	if x.retrying = x.cluster.Breakers.Retries.Take(); !x.retrying {
+		x.s.Rec.Flags |= telemetry.UpstreamOverflow
+	}
+	return x.retrying
+}
+
+func (x *exchange) giveRetry() {
+	if x.retrying {
+		x.retrying = false
+		x.cluster.Breakers.Retries.Give()
+	}
 }
 
 // retryStatus reports whether the policy wants another try for the head in s.Resp.
