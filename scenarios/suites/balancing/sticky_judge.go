@@ -90,7 +90,7 @@ func (run stickyRun) judgeStays(s stickyService, streams []string) verdict.Claim
 	}
 	for _, sp := range run.spans {
 		for _, r := range run.within(sp.window, streams...) {
-			v.Visits = append(v.Visits, verdict.Visit{Session: run.session(s, r) + " (" + sp.name + ")", Host: r.Pod, At: time.Unix(0, r.Sent)})
+			v.Visits = append(v.Visits, verdict.Visit{Session: run.session(s, r), Span: sp.name, Host: r.Pod, At: time.Unix(0, r.Sent)})
 		}
 	}
 	return run.finish(v.Claim(), streams)

@@ -93,7 +93,7 @@ func stickyPolicies(namespace string, services []stickyService, control bool) []
 				b.WriteString("        useSourceIp: true\n")
 			}
 			if s.table == maglev {
-				b.WriteString("        maglev: {}\n")
+				fmt.Fprintf(&b, "        maglev: {tableSize: %d}\n", maglevSize)
 			}
 		}
 		if s.weighted {

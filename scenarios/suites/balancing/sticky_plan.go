@@ -80,17 +80,17 @@ func newStickyPlan(p lab.Profile) stickyPlan {
 			{name: "sticky-cookie-gateway", source: drive.Runner, rate: 130, sessions: n(1000)},
 			{name: "sticky-cookie-mesh", source: drive.Agent, rate: 130, sessions: n(1000)},
 		}},
-		{name: "by-header", by: byHeader, table: maglev, streams: []stickyStream{{name: "sticky-header-mesh", source: drive.Agent, rate: 45, sessions: n(300)}}},
-		{name: "by-query", by: byQuery, table: ringHash, streams: []stickyStream{{name: "sticky-query-gateway", source: drive.Runner, rate: 45, sessions: n(300)}}},
+		{name: "by-header", by: byHeader, table: maglev, streams: []stickyStream{{name: "sticky-header-mesh", source: drive.Agent, rate: 45, sessions: n(200)}}},
+		{name: "by-query", by: byQuery, table: ringHash, streams: []stickyStream{{name: "sticky-query-gateway", source: drive.Runner, rate: 45, sessions: n(200)}}},
 		{name: "by-source", by: bySource, table: ringHash, streams: []stickyStream{{name: "sticky-source-mesh", source: drive.Agent, rate: 30}}},
 		{name: "by-session", by: byCookie, table: maglev, cookie: "id", path: "/", streams: []stickyStream{
-			{name: "sticky-session-gateway", source: drive.Runner, rate: 30, sessions: n(200)},
+			{name: "sticky-session-gateway", source: drive.Runner, rate: 30, sessions: n(100)},
 		}},
 		{name: "by-short", by: byCookie, table: ringHash, cookie: "short", ttl: shortTTL, streams: []stickyStream{
 			{name: "sticky-short-gateway", source: drive.Runner, rate: 30, sessions: 60},
 		}},
 		{name: "by-weight", by: byCookie, table: ringHash, cookie: "user", ttl: longTTL, weighted: true, streams: []stickyStream{
-			{name: "sticky-weight-mesh", source: drive.Agent, rate: 85, sessions: n(300)},
+			{name: "sticky-weight-mesh", source: drive.Agent, rate: 85, sessions: n(250)},
 		}},
 	}
 	return pl
