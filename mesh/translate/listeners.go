@@ -67,6 +67,9 @@ func (o *outbound) addListeners(set *xds.Set) error {
 			switch {
 			case p.Protocol == model.UDP:
 			case p.Protocol.IsHTTP():
+				if httpPorts[p.Number] {
+					continue
+				}
 				httpPorts[p.Number] = true
 				add("0.0.0.0", p.Number, strconv.Itoa(int(p.Number)), singleCluster(passthrough), nil)
 			default:
