@@ -95,17 +95,39 @@ func (run outlierRun) stays(s watched, at string) []stay {
 		if ev.Cluster != name {
 			continue
 		}
-		i, isOpen := open[ev.Host]
+		host := run.hostAt(ev.Host)
+		i, isOpen := open[host]
 		switch {
 		case ev.Action == "EJECT":
-			open[ev.Host] = len(out)
-			out = append(out, stay{from: ev.Timestamp, host: ev.Host, number: ev.Number})
+			open[host] = len(out)
+			out = append(out, stay{from: ev.Timestamp, host: host, number: ev.Number})
 		case isOpen:
 			out[i].to = ev.Timestamp
-			delete(open, ev.Host)
+			delete(open, host)
 		}
 	}
 	return out
+}
+
+// hostAt is the pod's address that an upstream's stands for, whichever port it is.
+func (run outlierRun) hostAt(upstream string) string {
+	for addr := range run.pods {
+		if slices.Equal(ips([]string{addr}), ips([]string{upstream})) {
+			return addr
+		}
+	}
+	return upstream
+}
+
+// until is when the last failure of a fault can have been seen: a timeout after its end, but not beyond the beginning of the next.
+func (run outlierRun) until(f fault) time.Time {
+	end := f.to.Add(run.plan.timeout + settleSlack)
+	for _, next := range run.faults {
+		if next.from.After(f.from) && next.from.Before(end) {
+			end = next.from
+		}
+	}
+	return end
 }
 
 // ejections are the stays of one stream's hosts with the errors that led to each, counted where the requests start.
@@ -164,7 +186,7 @@ func (run outlierRun) judgeEjected(s watched, faults []fault, threshold int) ver
 		Threshold: threshold, Host: f.hosts[0],
 	}
 	for _, x := range faults {
-		v.Faults = append(v.Faults, verdict.Span{From: x.from, To: x.to.Add(run.plan.timeout)})
+		v.Faults = append(v.Faults, verdict.Span{From: x.from, To: run.until(x)})
 	}
 	for _, st := range s.streams {
 		v.Proxies = append(v.Proxies, st.at())
@@ -177,7 +199,7 @@ func (run outlierRun) judgeEjected(s watched, faults []fault, threshold int) ver
 // due says whether a host that a Service's proxy took out at a time was failing in a way that must have led to it.
 func (run outlierRun) due(s watched, x stay) (string, bool) {
 	for _, f := range run.faults {
-		if !slices.Contains(f.hosts, x.host) || x.from.Before(f.from) || x.from.After(f.to.Add(run.plan.timeout+settleSlack)) {
+		if !slices.Contains(f.hosts, x.host) || x.from.Before(f.from) || x.from.After(run.until(f)) {
 			continue
 		}
 		return f.step.name, !s.judged || s.after[f.step.name] > 0
@@ -240,7 +262,7 @@ func (run outlierRun) judgeCost() verdict.Claim {
 		if f.step.all {
 			continue
 		}
-		w := expect.Window{From: f.from, To: f.to.Add(run.plan.timeout)}
+		w := expect.Window{From: f.from, To: run.until(f)}
 		for _, st := range s.streams {
 			for _, r := range expect.Sent(run.requests, w, st.name) {
 				v.N++
@@ -431,9 +453,12 @@ func (run outlierRun) judgeShown() verdict.Claim {
 func (run outlierRun) judgeProof(faults []fault) verdict.Claim {
 	step := faults[0].step
 	kind := "status"
-	if step.fail.Reset {
+	switch {
+	case step.fail.Reset:
 		kind = "reset"
-	} else if step.fail.Hang != "" {
+	case step.fail.Refuse:
+		kind = "refuse"
+	case step.fail.Hang != "":
 		kind = "hang"
 	}
 	pods, clients := 0, 0
@@ -441,9 +466,9 @@ func (run outlierRun) judgeProof(faults []fault) verdict.Claim {
 		for h, c := range f.after {
 			pods += c.Failed[kind] - f.before[h].Failed[kind]
 		}
-		w := expect.Window{From: f.from.Add(-run.plan.timeout), To: f.to.Add(run.plan.timeout)}
+		w := expect.Window{From: f.from.Add(-run.plan.timeout), To: f.to}
 		for _, r := range expect.Sent(run.requests, w, run.plan.streams()...) {
-			if host := run.hostOf(r); failed(r) && slices.Contains(f.hosts, host) && r.Sent < f.to.UnixNano() {
+			if host := run.hostOf(r); failed(r) && slices.Contains(f.hosts, host) {
 				clients++
 			}
 		}
@@ -453,10 +478,19 @@ func (run outlierRun) judgeProof(faults []fault) verdict.Claim {
 		Statistic: "exact: the pods' counters against the failures that clients saw", Observed: fmt.Sprintf("pods failed %d, clients saw %d", pods, clients),
 		Bound: "equal, and not none", Confounder: "retries, and failures that have another cause", Outcome: verdict.Pass,
 	}
+	low, high := clients, clients
+	switch kind {
+	case "reset":
+		// A proxy sends a GET again whose used connection was reset under it: RFC 9110, 9.2.2.
+		c.Bound, high = "as many, and up to one repetition of each", 2*clients
+	case "refuse":
+		c.Observed = fmt.Sprintf("told and done %d times, clients saw %d", pods, clients)
+		c.Bound, low, high = "each time it was told, and not unseen", len(faults), len(faults)
+	}
 	switch {
-	case pods == 0:
-		c.Outcome, c.Reason = verdict.Inconclusive, "no pod failed anything: the fault was not met"
-	case pods != clients:
+	case pods == 0 || clients == 0:
+		c.Outcome, c.Reason = verdict.Inconclusive, "no pod failed anything that a client saw: the fault was not met"
+	case pods < low || pods > high:
 		c.Outcome, c.Reason = verdict.Fail, fmt.Sprintf("the pods say %d, the clients %d", pods, clients)
 	}
 	return c

@@ -26,6 +26,7 @@ const (
 	resets     = "resets"
 	hangs      = "hangs"
 	answers500 = "answers 500"
+	refuses    = "refuses connections"
 	allBad     = "all answer 503"
 )
 
@@ -35,7 +36,8 @@ type watched struct {
 	policy  string // the fields of outlierDetection, but for times
 	streams []watchedStream
 	// after is how many errors take a host out under each fault; a fault that is not named must not.
-	after map[string]int
+	after  map[string]int
+	second bool // of the pods' second address, which no sidecar guards
 	// judged says that after is complete; the other Services are there for the time when all are bad.
 	judged bool
 }
@@ -55,11 +57,11 @@ func (s watchedStream) at() string {
 
 // faultStep is one fault and how long it lasts.
 type faultStep struct {
-	name string
-	fail service.Fault
-	lasts,
+	name  string
+	fail  service.Fault
+	lasts time.Duration
 	pause time.Duration // after it has healed
-	all bool // every pod
+	all   bool          // every pod
 }
 
 // outlierPlan is the load, the policies and the faults of the scenario.
@@ -90,15 +92,18 @@ func newOutlierPlan(p lab.Profile) outlierPlan {
 				streams: []watchedStream{{"outlier-gateway-errors-mesh", drive.Agent, 40}},
 			},
 			{
-				// The name that rules of old versions have; beside it Envoy's default of five 5xx holds.
+				// The name that rules of old versions have; it counts gateway errors alone.
 				name: oldName, policy: "consecutiveErrors: 2, maxEjectionPercent: 100", judged: true,
-				after:   map[string]int{answers503: 2, resets: 2, hangs: 2, answers500: 5, allBad: 2},
+				after:   map[string]int{answers503: 2, resets: 2, hangs: 2, allBad: 2},
 				streams: []watchedStream{{"outlier-old-name-mesh", drive.Agent, 40}},
 			},
 			{
+				// Connections to the second address end at the app itself: a sidecar would take them whatever the app does. Timeouts are
+				// local too, but every connection that is made in between ends the row.
 				name:   localErrors,
 				policy: "splitExternalLocalOriginErrors: true, consecutiveLocalOriginFailures: 3, consecutive5xxErrors: 0, maxEjectionPercent: 100", judged: true,
-				after:   map[string]int{hangs: 3},
+				second:  true,
+				after:   map[string]int{refuses: 3},
 				streams: []watchedStream{{"outlier-local-errors-mesh", drive.Agent, 40}},
 			},
 			{
@@ -115,7 +120,8 @@ func newOutlierPlan(p lab.Profile) outlierPlan {
 			{name: answers503, fail: service.Fault{Status: 503}, lasts: 6 * time.Second, pause: 500 * time.Millisecond},
 			{name: resets, fail: service.Fault{Reset: true}, lasts: 2 * time.Second, pause: 500 * time.Millisecond},
 			{name: hangs, fail: service.Fault{Hang: "30s"}, lasts: 3 * time.Second, pause: 1500 * time.Millisecond},
-			{name: answers500, fail: service.Fault{Status: 500}, lasts: 2 * time.Second},
+			{name: answers500, fail: service.Fault{Status: 500}, lasts: 2 * time.Second, pause: 500 * time.Millisecond},
+			{name: refuses, fail: service.Fault{Refuse: true}, lasts: 2 * time.Second, pause: 500 * time.Millisecond},
 			{name: allBad, fail: service.Fault{Status: 503}, lasts: 2 * time.Second, all: true},
 		},
 	}
@@ -175,6 +181,10 @@ spec:
     hosts: ["*.%s"]
 `, namespace, outlierDomain)
 	for _, s := range pl.services {
+		port, tls := "8080", ""
+		if s.second {
+			port, tls = "8082", "    tls: {mode: DISABLE}\n"
+		}
 		detection := fmt.Sprintf("    outlierDetection: {%s, interval: %s, baseEjectionTime: %s}\n", s.policy, pl.interval, pl.base)
 		if control {
 			detection = ""
@@ -184,7 +194,7 @@ apiVersion: v1
 kind: Service
 metadata: {name: %[1]s, namespace: %[2]s}
 spec:
-  ports: [{port: 8080, name: http}]
+  ports: [{port: 8080, targetPort: %[6]s, name: http}]
   selector: {app: svc-hello}
 ---
 apiVersion: networking.istio.io/v1
@@ -205,7 +215,7 @@ spec:
   - route: [{destination: {host: %[1]s}}]
     timeout: %[4]s
     retries: {attempts: 0}
-`, s.name, namespace, outlierDomain, pl.timeout, detection)
+`, s.name, namespace, outlierDomain, pl.timeout, tls+detection, port)
 	}
 	return []byte(b.String())
 }
