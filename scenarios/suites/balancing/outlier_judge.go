@@ -147,11 +147,17 @@ func (run outlierRun) ejections(s watched, st watchedStream) []verdict.Ejection 
 		if until.IsZero() {
 			until = run.ended
 		}
-		flying := 0
+		flying, since := 0, last[x.host]
+		for _, f := range run.faults {
+			// Errors of an earlier fault that did not count are no part of this row.
+			if begun := f.from.Add(-run.plan.timeout); slices.Contains(f.hosts, x.host) && !x.from.Before(f.from) && begun.After(since) {
+				since = begun
+			}
+		}
 		for _, r := range byHost[x.host] {
 			sent, done := time.Unix(0, r.Sent), time.Unix(0, r.Done)
 			// One that was under way when the host came back failed before it, or is the first of the next time.
-			if sent.Before(last[x.host].Add(-run.plan.timeout)) || done.Before(last[x.host]) || !sent.Before(until) {
+			if sent.Before(since.Add(-run.plan.timeout)) || done.Before(since) || !sent.Before(until) {
 				continue
 			}
 			e.Errors++
