@@ -28,6 +28,7 @@ const (
 	IngressGateway  Feature = "ingress-gateway"
 	Revisions       Feature = "revisions"
 	ConsistentHash  Feature = "consistent-hash"
+	OutlierEjection Feature = "outlier-detection"
 )
 
 // Isolation says what a scenario may share its lab with.
@@ -101,6 +102,28 @@ func All() []Scenario {
 			},
 			Key: "sticky/by-cookie",
 			Run: balancing.Sticky,
+		},
+		{
+			ID:    "outlier",
+			Title: "Hosts that fail are taken out, and return",
+			Proves: "A DestinationRule's outlierDetection takes a host out after exactly as many errors as it says, at each proxy, for as long " +
+				"as it says, and nobody else; and with every host bad its cap and the panic rule hold.",
+			Area:      "balancing",
+			Features:  []Feature{OutlierEjection, IngressGateway},
+			Apps:      []string{"hello", "loadagent"},
+			Lab:       "one",
+			Isolation: Exclusive,
+			Budget:    map[lab.Profile]time.Duration{lab.Quick: 3 * time.Minute, lab.Nightly: 10 * time.Minute, lab.Soak: 2 * time.Hour},
+			Claims: []string{
+				"a host that answers 503 or 500, resets or hangs is out after exactly so many errors, by 5xx, gateway errors, local errors and the old consecutiveErrors",
+				"nobody else is taken out, and nobody for errors that do not count",
+				"a host is out for the base time, times how often it was lately, and returns in the sweep; traffic returns to it",
+				"faults of one host cost no more requests than their ejections explain",
+				"with every host bad: no panic, nothing is sent; panic, to all; never more out than the cap",
+				"the fault happened, as the pods' own counters and the clients agree",
+			},
+			Key: "ejected/answers-503/all-5xx",
+			Run: balancing.Outlier,
 		},
 		{
 			ID:    "upgrade",
