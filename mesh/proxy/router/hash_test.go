@@ -145,3 +145,20 @@ func TestHashDoesNotAllocate(t *testing.T) {
 		t.Errorf("%v allocations", n)
 	}
 }
+
+// FuzzHash: whatever a client sends, a hash is found without a crash, and equal requests have equal hashes.
+func FuzzHash(f *testing.F) {
+	f.Add("user=anna; a=b", "1.2.3.4, 5.6.7.8", "/a?user=x&user=y#z")
+	f.Add(`;=;user="`, ",", "?")
+	f.Add(`user=""`, "::1%eth0", "/?user=%")
+	made := cookie("user")
+	made.Make, made.Attributes = true, "; Max-Age=1"
+	f.Fuzz(func(t *testing.T, cookies, xff, target string) {
+		list := []conf.HashPolicy{made, query("user"), header("x-forwarded-for"), {Source: conf.HashSourceIP}}
+		a, set := hashed(stream(target, "cookie", cookies, "x-forwarded-for", xff), list)
+		b, _ := hashed(stream(target, "cookie", cookies, "x-forwarded-for", xff), list)
+		if a != b || !a.HasHash || len(set) > 1 {
+			t.Errorf("%v, %v, cookies %q", a, b, set)
+		}
+	})
+}
