@@ -62,7 +62,7 @@ func (d *decoder) lab(data []byte) *Lab {
 		Networks: []string{clusters.DefaultNetwork},
 		Clusters: []Cluster{{Name: "east", Nodes: 1}},
 		Mesh:     Mesh{Driver: "bundled", Revision: "default"},
-		Apps:     Apps(),
+		Apps:     []string{"bookinfo", "hello"},
 	}
 	seen := d.mapping(root, "", map[string]func(*yaml.Node, string){
 		"apiVersion": func(n *yaml.Node, at string) { l.APIVersion = d.oneOf(n, at, []string{APIVersion}) },
@@ -175,6 +175,7 @@ func (d *decoder) mesh(n *yaml.Node, at string, m *Mesh) {
 	d.mapping(n, at, map[string]func(*yaml.Node, string){
 		"driver":   func(n *yaml.Node, at string) { m.Driver = d.oneOf(n, at, Drivers()) },
 		"revision": func(n *yaml.Node, at string) { m.Revision = d.label(n, at) },
+		"deferred": func(n *yaml.Node, at string) { m.Deferred = d.oneOf(n, at, []string{"true", "false"}) == "true" },
 	})
 }
 
