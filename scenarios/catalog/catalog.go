@@ -13,6 +13,7 @@ import (
 	"github.com/meshproof/meshproof/scenarios/env"
 	"github.com/meshproof/meshproof/scenarios/lab"
 	"github.com/meshproof/meshproof/scenarios/record"
+	"github.com/meshproof/meshproof/scenarios/suites/balancing"
 	"github.com/meshproof/meshproof/scenarios/suites/traffic"
 	"github.com/meshproof/meshproof/scenarios/suites/upgrade"
 )
@@ -26,6 +27,7 @@ const (
 	HeaderRouting   Feature = "header-routing"
 	IngressGateway  Feature = "ingress-gateway"
 	Revisions       Feature = "revisions"
+	ConsistentHash  Feature = "consistent-hash"
 )
 
 // Isolation says what a scenario may share its lab with.
@@ -77,6 +79,28 @@ func All() []Scenario {
 			},
 			Key: "share/hello/10-90/v2",
 			Run: traffic.Canary,
+		},
+		{
+			ID:    "sticky",
+			Title: "Sticky sessions while hosts and weights change",
+			Proves: "A DestinationRule's consistentHash by cookie, header, query parameter or source address keeps every session on the host " +
+				"that the ring or Maglev table gives it, while hosts join and leave and weights change.",
+			Area:      "balancing",
+			Features:  []Feature{ConsistentHash, WeightedRouting, IngressGateway},
+			Apps:      []string{"hello", "loadagent"},
+			Lab:       "one",
+			Isolation: Exclusive,
+			Budget:    map[lab.Profile]time.Duration{lab.Quick: 3 * time.Minute, lab.Nightly: 10 * time.Minute, lab.Soak: 2 * time.Hour},
+			Claims: []string{
+				"every session stays on one host, by cookie, header, query parameter and source address, by ring hash and Maglev",
+				"who has no cookie gets one of exactly the right form, and nobody else does; without a ttl's time it lives as long as the browser",
+				"sessions spread over hosts as the table divides hashes",
+				"when a host joins or leaves only the sessions move whose hash changed owner",
+				"with weights, a session has one host in each version, and the weights hold",
+				"no request is lost",
+			},
+			Key: "sticky/by-cookie",
+			Run: balancing.Sticky,
 		},
 		{
 			ID:    "upgrade",

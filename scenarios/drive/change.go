@@ -38,10 +38,12 @@ func Apply(ctx context.Context, e *env.Env, rec *record.Recorder, name string, m
 			c.Err = err
 			return c
 		}
-		objects = append(objects, applied...)
-	}
-	for _, o := range objects {
-		rec.Event(c.Applied, "apply", name, map[string]string{"object": o.String(), "generation": strconv.FormatInt(o.Generation, 10)})
+		for _, o := range applied {
+			rec.Event(c.Applied, "apply", name, map[string]string{"object": o.String(), "generation": strconv.FormatInt(o.Generation, 10)})
+			if o.Generation > 0 { // Services and the like have none; no proxy acknowledges them
+				objects = append(objects, o)
+			}
+		}
 	}
 	for _, o := range objects {
 		push, err := awaitLive(ctx, e, o)
