@@ -17,12 +17,15 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/meshproof/meshproof/clusters/local/fabric"
 )
 
 // The keeper lives in the lab's outer network namespace and owns the nodes: each holds the read end of a pipe whose write
 // end only the keeper has, and dies with it. Its API listeners were made by Up in the host's namespace and handed down.
 
-// startKeeper starts the keeper, detached from this process's session, with the listeners as its descriptors 4, 5, ... The
+// startKeeper starts the keeper, detached from this process's session, with this network namespace as its descriptor 4 and the
+// listeners as 5, 6, ... The
 // keeper does nothing before it is in the lab's cgroup and its name is written down, and ends if we die before that: there is
 // no moment at which Down could miss it.
 func startKeeper(st *labState, listeners []*os.File) (process, error) {
@@ -34,6 +37,11 @@ func startKeeper(st *labState, listeners []*os.File) (process, error) {
 	if err := makeCgroup(st.CGroup + "/keeper"); err != nil {
 		return process{}, err
 	}
+	home, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		return process{}, err
+	}
+	defer home.Close() // the keeper has its own copy
 	r, w, err := os.Pipe()
 	if err != nil {
 		return process{}, err
@@ -41,7 +49,7 @@ func startKeeper(st *labState, listeners []*os.File) (process, error) {
 	defer w.Close() // its end is the message
 	cmd := &exec.Cmd{
 		Path: "/proc/self/exe", Args: []string{keeperName, st.dir}, Dir: "/", Env: append(baseEnv(), "GOGC=50"),
-		Stdout: logFile, Stderr: logFile, ExtraFiles: append([]*os.File{r}, listeners...),
+		Stdout: logFile, Stderr: logFile, ExtraFiles: append([]*os.File{r, home}, listeners...),
 		SysProcAttr: &syscall.SysProcAttr{Setsid: true, Cloneflags: unix.CLONE_NEWNET},
 	}
 	err = errors.Join(cmd.Start(), r.Close())
@@ -76,14 +84,25 @@ func runKeeper(labDir string) error {
 	if err != nil {
 		return err
 	}
-	if err := makeOuterNetwork(); err != nil {
+	fab, err := fabric.New(st.sites())
+	if err != nil {
 		return err
 	}
+	defer fab.Close() // the namespaces go with the process
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	fd := uintptr(4)
+	links := newLinkSet(st, fab)
+	defer links.close()
+	control, err := listenControl(labDir)
+	if err != nil {
+		return err
+	}
+	wg.Go(func() { serveControl(ctx, control, controlHandler(links)) })
+	home := os.NewFile(4, "host network")
+	defer home.Close() // read only
+	fd := uintptr(5)
 	for i := range st.Clusters {
 		c := &st.Clusters[i]
 		l, err := net.FileListener(os.NewFile(fd, c.Name))
@@ -93,8 +112,9 @@ func runKeeper(labDir string) error {
 		fd++
 		defer context.AfterFunc(ctx, func() { _ = l.Close() })()
 		wg.Go(func() { forward(ctx, l, fmt.Sprintf("%s:%d", c.Nodes[0].IP, apiPort), dialDirect) })
+		wg.Go(func() { balance(ctx, c, fab, home) })
 		for j := range c.Nodes {
-			if err := startNode(st, c, &c.Nodes[j], &wg); err != nil {
+			if err := startNode(st, c, &c.Nodes[j], fab, &wg); err != nil {
 				stop()
 				_ = l.Close()
 				return fmt.Errorf("node %q: %w", c.Nodes[j].Name, err)
@@ -107,8 +127,8 @@ func runKeeper(labDir string) error {
 	return nil
 }
 
-// startNode starts a node's init in fresh namespaces and connects it to the bridge.
-func startNode(st *labState, c *clusterState, n *nodeState, wg *sync.WaitGroup) error {
+// startNode starts a node's init in fresh namespaces and connects it to the cluster's switch.
+func startNode(st *labState, c *clusterState, n *nodeState, fab *fabric.Fabric, wg *sync.WaitGroup) error {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return err
@@ -157,7 +177,12 @@ func startNode(st *labState, c *clusterState, n *nodeState, wg *sync.WaitGroup) 
 	if err := writeJSON(filepath.Join(n.Dir, "init.json"), p); err != nil {
 		return err
 	}
-	if err := connectNode(c, n, pid); err != nil {
+	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
+	if err != nil {
+		return err
+	}
+	defer ns.Close() // read only
+	if err := fab.Join(c.Index, c.nodeIndex(n.Name), ns); err != nil {
 		return err
 	}
 	_, err = w.Write([]byte{'g'}) // go: eth0 is there

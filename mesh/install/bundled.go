@@ -46,7 +46,15 @@ func (Bundled) Install(ctx context.Context, cfg *rest.Config, opts Options) erro
 		return fmt.Errorf("install base: %w", err)
 	}
 	// istiod is made while the API server establishes the definitions: its image start takes longer.
-	if err := c.applyAll(ctx, append([]runtime.Object{namespace(o.Namespace)}, controlPlane(o)...)); err != nil {
+	objs := append([]runtime.Object{rootNamespace(o)}, controlPlane(o)...)
+	if o.Profile == "remote" {
+		// What the namespace says lets the primary begin; by then it must have the rights that it needs.
+		if err := c.ensureNamespace(ctx, o.Namespace); err != nil {
+			return fmt.Errorf("install istiod-remote: %w", err)
+		}
+		objs = append(controlPlane(o), rootNamespace(o))
+	}
+	if err := c.applyAll(ctx, objs); err != nil {
 		return fmt.Errorf("install istiod: %w", err)
 	}
 	if err := established(ctx); err != nil {
@@ -69,6 +77,12 @@ func (Bundled) Install(ctx context.Context, cfg *rest.Config, opts Options) erro
 			return fmt.Errorf("install injector: %w", c.explain(ctx, o.Namespace, istiod(o), err))
 		}
 		o.Progress("istiod", fmt.Sprintf("revision %s, version %s", o.Revision, o.Tag))
+	}
+	if o.Profile == "remote" {
+		if err := c.looked(ctx, o); err != nil {
+			return fmt.Errorf("install istiod-remote: %w", err)
+		}
+		o.Progress("istiod-remote", "control plane at "+o.RemotePilotAddress)
 	}
 	for _, g := range o.Gateways {
 		if err := c.until(ctx, deploymentResource, g.Namespace, g.Name, "available", available); err != nil {

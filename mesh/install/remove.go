@@ -90,6 +90,9 @@ func (c *client) removeShared(ctx context.Context, o Options) error {
 			}
 		}
 	}
+	if err := c.removeReader(ctx, o); err != nil {
+		return err
+	}
 	if err := c.deleteTyped(ctx, namespace(o.Namespace)); err != nil {
 		return err
 	}

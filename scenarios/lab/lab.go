@@ -93,6 +93,7 @@ func Embedded(name string) (*Lab, error) {
 // Clone returns a copy that shares nothing with l.
 func (l *Lab) Clone() *Lab {
 	c := *l
+	c.Networks = slices.Clone(l.Networks)
 	c.Clusters = slices.Clone(l.Clusters)
 	c.Apps = slices.Clone(l.Apps)
 	return &c
