@@ -147,6 +147,20 @@ func TestEachFaultIsSeen(t *testing.T) {
 	}
 }
 
+// A busy host explains a connection that is not there, and not one to the wrong control plane.
+func TestFirm(t *testing.T) {
+	r := good()
+	r.moves[0].After[0].Revision = blue
+	if !claim(t, r, "moved/details-v1").Firm {
+		t.Error("a pod on the wrong revision would be excused by a busy host")
+	}
+	r = good()
+	r.moves[0].After[0].Revision = ""
+	if claim(t, r, "moved/details-v1").Firm {
+		t.Error("a pod without a connection would not be excused by a busy host")
+	}
+}
+
 func TestWithoutAMesh(t *testing.T) {
 	r := good()
 	r.meshed, r.refusal, r.mixed, r.removed = false, nil, mixed{}, removal{}
