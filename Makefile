@@ -7,6 +7,8 @@ VERSION ?= 0.1.0
 BIN     := $(CURDIR)/bin
 LDFLAGS := -s -w -X github.com/meshproof/meshproof/cmd/internal/version.Version=$(VERSION)
 STATIC  := CGO_ENABLED=0 go build -trimpath -ldflags "$(LDFLAGS)"
+# Control plane and proxy twice more, told apart by nothing but their version: an upgrade needs something to go from and to.
+BUILDS  := blue green
 MAINS   := meshproof meshd meshproxy app loadagent
 LINT    := go tool -modfile=.tools/go.mod golangci-lint
 
@@ -39,6 +41,8 @@ bench: deps build ## Benchmarks: the proxy, the control plane, the load generato
 build: ## Build the commands into bin/
 	@mkdir -p $(BIN)
 	$(STATIC) -o $(BIN)/ $(addprefix ./cmd/,$(MAINS))
+	@for b in $(BUILDS); do mkdir -p $(BIN)/$$b; \
+	  CGO_ENABLED=0 go build -trimpath -ldflags "$(LDFLAGS)-$$b" -o $(BIN)/$$b/ ./cmd/meshd ./cmd/meshproxy; done
 
 .PHONY: images
 images: build ## Pack the commands into OCI archives in dist/images/

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/meshproof/meshproof/clusters"
+	"github.com/meshproof/meshproof/clusters/local/fabric"
 )
 
 // What a host must have free: binaries and build cache before the first lab, state of a lab afterwards.
@@ -62,8 +63,8 @@ func checkKernel() clusters.Check {
 	}
 	release := unix.ByteSliceToString(u.Release[:])
 	var major, minor int
-	if _, err := fmt.Sscanf(release, "%d.%d", &major, &minor); err != nil || major < 5 || major == 5 && minor < 13 {
-		return missing("kernel", "boot Linux 5.13 or newer (kube-proxy's nftables mode needs it), or use the provider kind, once meshproof up --help lists it", "Linux %s", release)
+	if _, err := fmt.Sscanf(release, "%d.%d", &major, &minor); err != nil || major < 5 || major == 5 && minor < 14 {
+		return missing("kernel", "boot Linux 5.14 or newer (it spreads load balancer addresses over nodes), or use the provider kind, once meshproof up --help lists it", "Linux %s", release)
 	}
 	return ok("kernel", "Linux %s", release)
 }
@@ -271,8 +272,5 @@ func runProbe() error {
 	if err := unix.Mount("proc", "/proc", "proc", 0, ""); err != nil {
 		return fmt.Errorf("proc: %w", err)
 	}
-	if err := makeOuterNetwork(); err != nil {
-		return err
-	}
-	return makeProbeLink()
+	return fabric.Probe()
 }

@@ -199,7 +199,7 @@ func TestSideBySide(t *testing.T) {
 		t.Error("two labs share a kubeconfig")
 	}
 	// The clusters of a lab share its network, labs do not.
-	for addr, l := range map[string]*lab{"10.30.0.12:6443": b, "10.97.0.1:443": b} {
+	for addr, l := range map[string]*lab{"10.30.1.11:6443": b, "10.97.0.1:443": b} {
 		conn, err := l.DialContext(t.Context(), "tcp", addr)
 		if err != nil {
 			t.Error(err)
@@ -209,7 +209,7 @@ func TestSideBySide(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
-	if conn, err := a.DialContext(ctx, "tcp", "10.30.0.12:6443"); err == nil {
+	if conn, err := a.DialContext(ctx, "tcp", "10.30.1.11:6443"); err == nil {
 		_ = conn.Close()
 		t.Error("a lab reaches a node that only another lab has")
 	}

@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/meshproof/meshproof/clusters/local/fabric"
 )
 
 // The keeper lives in the lab's outer network namespace and owns the nodes: each holds the read end of a pipe whose write
@@ -76,13 +78,22 @@ func runKeeper(labDir string) error {
 	if err != nil {
 		return err
 	}
-	if err := makeOuterNetwork(); err != nil {
+	fab, err := fabric.New(st.sites())
+	if err != nil {
 		return err
 	}
+	defer fab.Close() // the namespaces go with the process
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	var wg sync.WaitGroup
 	defer wg.Wait()
+	links := newLinkSet(st, fab)
+	defer links.close()
+	control, err := listenControl(labDir)
+	if err != nil {
+		return err
+	}
+	wg.Go(func() { serveControl(ctx, control, controlHandler(links)) })
 	fd := uintptr(4)
 	for i := range st.Clusters {
 		c := &st.Clusters[i]
@@ -94,7 +105,7 @@ func runKeeper(labDir string) error {
 		defer context.AfterFunc(ctx, func() { _ = l.Close() })()
 		wg.Go(func() { forward(ctx, l, fmt.Sprintf("%s:%d", c.Nodes[0].IP, apiPort), dialDirect) })
 		for j := range c.Nodes {
-			if err := startNode(st, c, &c.Nodes[j], &wg); err != nil {
+			if err := startNode(st, c, &c.Nodes[j], fab, &wg); err != nil {
 				stop()
 				_ = l.Close()
 				return fmt.Errorf("node %q: %w", c.Nodes[j].Name, err)
@@ -107,8 +118,8 @@ func runKeeper(labDir string) error {
 	return nil
 }
 
-// startNode starts a node's init in fresh namespaces and connects it to the bridge.
-func startNode(st *labState, c *clusterState, n *nodeState, wg *sync.WaitGroup) error {
+// startNode starts a node's init in fresh namespaces and connects it to the cluster's switch.
+func startNode(st *labState, c *clusterState, n *nodeState, fab *fabric.Fabric, wg *sync.WaitGroup) error {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return err
@@ -157,7 +168,12 @@ func startNode(st *labState, c *clusterState, n *nodeState, wg *sync.WaitGroup) 
 	if err := writeJSON(filepath.Join(n.Dir, "init.json"), p); err != nil {
 		return err
 	}
-	if err := connectNode(c, n, pid); err != nil {
+	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
+	if err != nil {
+		return err
+	}
+	defer ns.Close() // read only
+	if err := fab.Join(c.Index, c.nodeIndex(n.Name), ns); err != nil {
 		return err
 	}
 	_, err = w.Write([]byte{'g'}) // go: eth0 is there

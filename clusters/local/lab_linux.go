@@ -10,17 +10,16 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/meshproof/meshproof/clusters"
+	"github.com/meshproof/meshproof/clusters/local/fabric"
 )
 
 // lab implements clusters.Lab. It holds nothing open: a lab outlives the processes that use it.
@@ -37,11 +36,6 @@ func (l *lab) Clusters() []clusters.Cluster {
 		out = append(out, &cluster{lab: l, clusterState: &l.st.Clusters[i]})
 	}
 	return out
-}
-
-// Link implements clusters.Lab.
-func (l *lab) Link(a, b string) (clusters.Link, error) {
-	return nil, fmt.Errorf("lab %q: the link between %s and %s cannot be changed", l.st.Name, a, b)
 }
 
 // broken says why the lab does not run as it should; nil if it does.
@@ -79,43 +73,30 @@ func (l *lab) DialContext(ctx context.Context, network, addr string) (net.Conn, 
 	if net.ParseIP(host) == nil {
 		return nil, fmt.Errorf("dial %s in lab %q: give an IP address: names are resolved inside its clusters only", addr, l.st.Name)
 	}
-	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", l.keeper.PID))
-	if err != nil || !l.keeper.alive() {
-		if err == nil {
-			_ = ns.Close()
-		}
-		return nil, fmt.Errorf("dial %s: lab %q does not run", addr, l.st.Name)
-	}
-	defer ns.Close() // read only
 	var conn net.Conn
-	err = inNamespace(ns, func() (err error) {
+	err = l.inOuter(func() (err error) {
 		conn, err = dialDirect(ctx, network, addr)
 		return err
 	})
+	if errors.Is(err, errNotRunning) {
+		err = fmt.Errorf("dial %s: lab %q: %w", addr, l.st.Name, err)
+	}
 	return conn, err
 }
 
-// inNamespace runs f on a thread that is in the network namespace for that long. A socket stays in the namespace that it
-// was made in, whichever thread uses it later.
-func inNamespace(ns *os.File, f func() error) error {
-	runtime.LockOSThread()
-	home, err := os.Open("/proc/thread-self/ns/net")
+var errNotRunning = errors.New("does not run")
+
+// inOuter runs f in the lab's outer network namespace, which is the keeper's.
+func (l *lab) inOuter(f func() error) error {
+	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", l.keeper.PID))
 	if err != nil {
-		runtime.UnlockOSThread()
-		return err
+		return errNotRunning
 	}
-	defer home.Close() // read only
-	if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-		runtime.UnlockOSThread()
-		return fmt.Errorf("enter the lab's network: %w", err)
+	defer ns.Close() // read only
+	if !l.keeper.alive() {
+		return errNotRunning
 	}
-	result := f()
-	if err := unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); err != nil {
-		// Still locked, so the runtime ends the thread together with the goroutine and never reuses it.
-		return errors.Join(result, fmt.Errorf("leave the lab's network: %w", err))
-	}
-	runtime.UnlockOSThread()
-	return result
+	return fabric.In(ns, f)
 }
 
 type cluster struct {
@@ -127,10 +108,10 @@ func (c *cluster) Name() string       { return c.clusterState.Name }
 func (c *cluster) Kubeconfig() string { return c.kubeconfig() }
 
 // Network implements clusters.Cluster.
-func (c *cluster) Network() string { return clusters.DefaultNetwork }
+func (c *cluster) Network() string { return c.clusterState.Network }
 
 // LoadBalancerIPs implements clusters.Cluster.
-func (c *cluster) LoadBalancerIPs() string { return "" }
+func (c *cluster) LoadBalancerIPs() string { return c.LoadBalancerCIDR }
 
 func (c *cluster) RESTConfig() (*rest.Config, error) {
 	cfg, err := clientcmd.BuildConfigFromFlags("", c.kubeconfig())

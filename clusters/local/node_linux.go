@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/meshproof/meshproof/clusters/local/fabric"
 )
 
 // runNode is process 1 of a node. It ends when the keeper does, and takes the whole node with it.
@@ -37,7 +39,7 @@ func runNode(labDir, name string) error {
 	if _, err := io.ReadFull(keeper, make([]byte, 1)); err != nil {
 		return fmt.Errorf("keeper ended: %w", err)
 	}
-	if err := configureNodeNetwork(st, n); err != nil {
+	if err := fabric.ConfigureNode(c.site(), c.nodeIndex(n.Name)); err != nil {
 		return err
 	}
 	s := newSupervisor(n.Name)

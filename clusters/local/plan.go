@@ -1,24 +1,24 @@
 package local
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"time"
 
 	"github.com/meshproof/meshproof/clusters"
+	"github.com/meshproof/meshproof/clusters/local/fabric"
 )
 
-// Addresses never leave the lab's own network namespaces, so every lab has the same ones.
 const (
-	bridgeName  = "meshproof0"
-	gatewayIP   = "10.30.0.1" // the outer namespace's address on the bridge
-	nodeBits    = 24
 	apiPort     = 6443
-	maxClusters = 32
+	maxClusters = fabric.MaxSites
 	maxNodes    = 200
 )
 
@@ -34,14 +34,17 @@ type labState struct {
 }
 
 type clusterState struct {
-	Name        string      `json:"name"`
-	Dir         string      `json:"dir"`
-	APIAddr     string      `json:"apiAddr"` // on the host's loopback
-	PodCIDR     string      `json:"podCIDR"`
-	ServiceCIDR string      `json:"serviceCIDR"`
-	ServiceIP   string      `json:"serviceIP"` // of the kubernetes Service
-	DNSIP       string      `json:"dnsIP"`
-	Nodes       []nodeState `json:"nodes"`
+	Name             string      `json:"name"`
+	Dir              string      `json:"dir"`
+	Index            int         `json:"index"` // in the lab, from 0; addresses follow from it
+	Network          string      `json:"network"`
+	APIAddr          string      `json:"apiAddr"` // on the host's loopback
+	LoadBalancerCIDR string      `json:"loadBalancerCIDR"`
+	PodCIDR          string      `json:"podCIDR"`
+	ServiceCIDR      string      `json:"serviceCIDR"`
+	ServiceIP        string      `json:"serviceIP"` // of the kubernetes Service
+	DNSIP            string      `json:"dnsIP"`
+	Nodes            []nodeState `json:"nodes"`
 }
 
 type nodeState struct {
@@ -78,6 +81,11 @@ func plan(labDir string, spec clusters.Spec, bin string, now time.Time) (*labSta
 		if err := checkName("cluster", cs.Name); err != nil {
 			return nil, fmt.Errorf("lab %q: %w", spec.Lab, err)
 		}
+		if cs.Network != "" {
+			if err := checkName("network", cs.Network); err != nil {
+				return nil, fmt.Errorf("lab %q: cluster %q: %w", spec.Lab, cs.Name, err)
+			}
+		}
 		if seen[cs.Name] {
 			return nil, fmt.Errorf("lab %q: two clusters are named %q", spec.Lab, cs.Name)
 		}
@@ -86,12 +94,15 @@ func plan(labDir string, spec clusters.Spec, bin string, now time.Time) (*labSta
 			return nil, fmt.Errorf("lab %q: cluster %q: %d nodes: give at least 1", spec.Lab, cs.Name, cs.Nodes)
 		}
 		c := clusterState{
-			Name:        cs.Name,
-			Dir:         filepath.Join(labDir, "clusters", cs.Name),
-			PodCIDR:     fmt.Sprintf("10.%d.0.0/16", 32+i),
-			ServiceCIDR: fmt.Sprintf("10.%d.0.0/16", 96+i),
-			ServiceIP:   fmt.Sprintf("10.%d.0.1", 96+i),
-			DNSIP:       fmt.Sprintf("10.%d.0.10", 96+i),
+			Name:             cs.Name,
+			Dir:              filepath.Join(labDir, "clusters", cs.Name),
+			Index:            i,
+			Network:          cmp.Or(cs.Network, clusters.DefaultNetwork),
+			PodCIDR:          fabric.PodCIDR(i).String(),
+			ServiceCIDR:      fabric.ServiceCIDR(i).String(),
+			ServiceIP:        fmt.Sprintf("10.%d.0.1", 96+i),
+			DNSIP:            fmt.Sprintf("10.%d.0.10", 96+i),
+			LoadBalancerCIDR: fabric.LoadBalancerCIDR(i).String(),
 		}
 		for j := range max(cs.Nodes, 1) {
 			nodes++
@@ -99,7 +110,7 @@ func plan(labDir string, spec clusters.Spec, bin string, now time.Time) (*labSta
 			c.Nodes = append(c.Nodes, nodeState{
 				Name:    name,
 				Dir:     filepath.Join(c.Dir, "nodes", name),
-				IP:      fmt.Sprintf("10.30.0.%d", 10+nodes),
+				IP:      fabric.NodeIP(i, j).String(),
 				PodCIDR: fmt.Sprintf("10.%d.%d.0/24", 32+i, j),
 			})
 		}
@@ -117,11 +128,37 @@ func (st *labState) sameShape(spec clusters.Spec) bool {
 		return false
 	}
 	for i, c := range spec.Clusters {
-		if st.Clusters[i].Name != c.Name || len(st.Clusters[i].Nodes) != max(c.Nodes, 1) {
+		have := st.Clusters[i]
+		if have.Name != c.Name || len(have.Nodes) != max(c.Nodes, 1) || have.Network != cmp.Or(c.Network, clusters.DefaultNetwork) {
 			return false
 		}
 	}
 	return true
+}
+
+func (c *clusterState) nodeIndex(name string) int {
+	return slices.IndexFunc(c.Nodes, func(n nodeState) bool { return n.Name == name })
+}
+
+// sites are the clusters as the lab's network sees them.
+func (st *labState) sites() []fabric.Site {
+	var out []fabric.Site
+	for i := range st.Clusters {
+		out = append(out, st.Clusters[i].site())
+	}
+	return out
+}
+
+func (c *clusterState) site() fabric.Site {
+	s := fabric.Site{
+		Name: c.Name, Network: c.Network, Index: c.Index,
+		PodCIDR: netip.MustParsePrefix(c.PodCIDR), ServiceCIDR: netip.MustParsePrefix(c.ServiceCIDR),
+	}
+	for _, n := range c.Nodes {
+		s.Nodes = append(s.Nodes, fabric.Node{IP: netip.MustParseAddr(n.IP), PodCIDR: netip.MustParsePrefix(n.PodCIDR)})
+	}
+	s.API = netip.AddrPortFrom(s.Nodes[0].IP, apiPort)
+	return s
 }
 
 func (st *labState) node(name string) (*clusterState, *nodeState, error) {

@@ -15,7 +15,7 @@ import (
 )
 
 func TestPlan(t *testing.T) {
-	spec := clusters.Spec{Lab: "demo", Clusters: []clusters.ClusterSpec{{Name: "east", Nodes: 2}, {Name: "west"}}}
+	spec := clusters.Spec{Lab: "demo", Clusters: []clusters.ClusterSpec{{Name: "east", Nodes: 2}, {Name: "west", Network: "network2"}}}
 	got, err := plan("/state/demo", spec, "/bin", time.Unix(1, 0))
 	if err != nil {
 		t.Fatal(err)
@@ -25,16 +25,22 @@ func TestPlan(t *testing.T) {
 	}
 	want := []clusterState{
 		{
-			Name: "east", Dir: "/state/demo/clusters/east", PodCIDR: "10.32.0.0/16", ServiceCIDR: "10.96.0.0/16", ServiceIP: "10.96.0.1", DNSIP: "10.96.0.10",
+			Name: "east", Dir: "/state/demo/clusters/east", Network: "network1", LoadBalancerCIDR: "10.64.0.0/24",
+			PodCIDR: "10.32.0.0/16", ServiceCIDR: "10.96.0.0/16", ServiceIP: "10.96.0.1", DNSIP: "10.96.0.10",
 			Nodes: []nodeState{node("east", "east-1", "10.30.0.11", "10.32.0.0/24"), node("east", "east-2", "10.30.0.12", "10.32.1.0/24")},
 		},
 		{
-			Name: "west", Dir: "/state/demo/clusters/west", PodCIDR: "10.33.0.0/16", ServiceCIDR: "10.97.0.0/16", ServiceIP: "10.97.0.1", DNSIP: "10.97.0.10",
-			Nodes: []nodeState{node("west", "west-1", "10.30.0.13", "10.33.0.0/24")},
+			Name: "west", Dir: "/state/demo/clusters/west", Index: 1, Network: "network2", LoadBalancerCIDR: "10.64.1.0/24",
+			PodCIDR: "10.33.0.0/16", ServiceCIDR: "10.97.0.0/16", ServiceIP: "10.97.0.1", DNSIP: "10.97.0.10",
+			Nodes: []nodeState{node("west", "west-1", "10.30.1.11", "10.33.0.0/24")},
 		},
 	}
 	if d := cmp.Diff(want, got.Clusters); d != "" {
 		t.Error(d)
+	}
+	moved := clusters.Spec{Lab: "demo", Clusters: []clusters.ClusterSpec{{Name: "east", Nodes: 2}, {Name: "west"}}}
+	if got.sameShape(moved) {
+		t.Error("sameShape does not see that a cluster is on another network")
 	}
 	if !got.sameShape(spec) || got.sameShape(clusters.Spec{Lab: "demo", Clusters: spec.Clusters[:1]}) {
 		t.Error("sameShape does not know its own spec, or knows another one")
@@ -53,6 +59,7 @@ func TestPlanErrors(t *testing.T) {
 		"many clusters": {clusters.Spec{Lab: "x", Clusters: many}, "33 clusters"},
 		"bad cluster":   {clusters.Spec{Lab: "x", Clusters: []clusters.ClusterSpec{{Name: "A"}}}, `cluster name "A"`},
 		"twice":         {clusters.Spec{Lab: "x", Clusters: []clusters.ClusterSpec{{Name: "a"}, {Name: "a"}}}, `two clusters are named "a"`},
+		"bad network":   {clusters.Spec{Lab: "x", Clusters: []clusters.ClusterSpec{{Name: "a", Network: "N_1"}}}, `network name "N_1"`},
 		"negative":      {clusters.Spec{Lab: "x", Clusters: []clusters.ClusterSpec{{Name: "a", Nodes: -1}}}, `"a": -1 nodes`},
 		"many nodes":    {clusters.Spec{Lab: "x", Clusters: []clusters.ClusterSpec{{Name: "a", Nodes: 201}}}, "201 nodes: give at most 200"},
 	} {

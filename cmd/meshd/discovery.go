@@ -22,6 +22,7 @@ import (
 	"github.com/meshproof/meshproof/mesh/ingest"
 	"github.com/meshproof/meshproof/mesh/inject"
 	"github.com/meshproof/meshproof/mesh/model"
+	"github.com/meshproof/meshproof/mesh/multicluster"
 	"github.com/meshproof/meshproof/mesh/translate"
 	"github.com/meshproof/meshproof/mesh/xds/server"
 )
@@ -109,17 +110,18 @@ func discovery(ctx context.Context, c config) error {
 	if err != nil {
 		return fmt.Errorf("istio client: %w", err)
 	}
-	authority, err := ca.Load(ctx, kube, c.namespace, c.trustDomain)
+	loaded, err := ca.Load(ctx, kube, c.namespace, c.trustDomain)
 	if err != nil {
 		return err
 	}
+	authority := ca.NewAuthority(loaded)
 	if c.meshID == "" {
 		c.meshID = c.trustDomain
 	}
 	if c.discovery == "" {
 		c.discovery = c.service() + "." + c.namespace + ".svc:15012"
 	}
-	serving, err := newServing(authority, c)
+	serving, err := newServing(loaded, c)
 	if err != nil {
 		return err
 	}
@@ -128,34 +130,43 @@ func discovery(ctx context.Context, c config) error {
 		return fmt.Errorf("name of this pod: %w", err)
 	}
 	ads := server.New(server.Options{Source: translate.New(), Log: log, Identifier: host})
-	peers := &ca.Peers{Kube: kube, TrustDomain: c.trustDomain}
 	mesh := model.Mesh{
 		TrustDomain: c.trustDomain, DomainSuffix: c.suffix, ClusterID: c.clusterID, MeshID: c.meshID, Network: c.network,
 		RootNamespace: c.namespace, AccessLogFile: c.accessLog,
 	}
+	r := &remotes{c: c, authority: authority, log: log}
+	set := multicluster.New(multicluster.Options{
+		Kube: kube, Namespace: c.namespace, Own: c.clusterID, UserAgent: "meshd/" + version.Version, Log: log,
+		Serve: r.serve, Gone: func(id string) { r.in.Forget(id) },
+	})
+	r.in = ingest.New(ingest.Options{Kube: kube, Istio: istio, Mesh: mesh, Log: log, Settled: set.Settled(), Quiet: c.quiet, Max: c.limit})
+	peers := &ca.Peers{Kube: kube, ClusterID: c.clusterID, TrustDomain: c.trustDomain, Remote: set.Kube}
 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		problems := newProblemLog(log)
-		return ingest.Run(ctx, ingest.Options{Kube: kube, Istio: istio, Mesh: mesh, Log: log, Quiet: c.quiet, Max: c.limit}, func(s *model.Snapshot) {
+		return r.in.Run(ctx, func(s *model.Snapshot) {
 			ads.Publish(s)
 			problems.report(s)
 			if s.Sequence == 1 {
-				log.Info("ready", "services", len(s.Services), "after", time.Since(started).Round(time.Millisecond))
+				log.Info("ready", "services", len(s.Services), "clusters", len(s.Clusters()), "after", time.Since(started).Round(time.Millisecond))
 			}
 		})
 	})
-	g.Go(func() error { return serving.renew(ctx, log) })
-	g.Go(func() error { return ca.DistributeRoots(ctx, kube, authority, log) })
+	g.Go(func() error { return set.Run(ctx) })
+	g.Go(func() error { return authority.Follow(ctx, kube, c.namespace, log) })
+	g.Go(func() error {
+		return authority.Each(ctx, func(ctx context.Context, a *ca.CA) error { return serving.keep(ctx, a, log) })
+	})
+	g.Go(func() error { return keepTrust(ctx, c, kube, authority, log) })
 	g.Go(func() error { return serveXDS(ctx, c, serving, authority, ads, peers, log) })
-	g.Go(func() error { return serveMonitoring(ctx, c, ads, log) })
+	g.Go(func() error { return serveMonitoring(ctx, c, ads, set, log) })
 	if c.webhooks {
 		cfg := inject.Config{
 			Image: c.image, Revision: c.revision, DiscoveryAddress: c.discovery, ClusterID: c.clusterID, MeshID: c.meshID,
 			Network: c.network, TrustDomain: c.trustDomain,
 		}
 		g.Go(func() error { return serveWebhook(ctx, c, serving, cfg, log) })
-		g.Go(func() error { return inject.KeepBundles(ctx, kube, c.revision, authority.Roots().PEM(), log) })
 	}
 	err = g.Wait()
 	if errors.Is(err, context.Canceled) {

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -25,6 +26,7 @@ import (
 	"github.com/meshproof/meshproof/mesh/identity"
 	"github.com/meshproof/meshproof/mesh/inject"
 	"github.com/meshproof/meshproof/mesh/model"
+	"github.com/meshproof/meshproof/mesh/multicluster"
 	"github.com/meshproof/meshproof/mesh/status"
 	"github.com/meshproof/meshproof/mesh/xds/server"
 )
@@ -32,49 +34,59 @@ import (
 // servingTTL is the life of the control plane's own certificate; it is made anew after half of it.
 const servingTTL = 24 * time.Hour
 
-// serving holds the control plane's own certificate.
+// serving holds the control plane's own certificate, and whom its ports trust.
 type serving struct {
-	ca    *ca.CA
-	names []string
-	id    identity.ID
-	cert  atomic.Pointer[tls.Certificate]
+	names   []string
+	id      identity.ID
+	current atomic.Pointer[servingState]
+}
+
+type servingState struct {
+	cert  *tls.Certificate
+	roots *x509.CertPool
 }
 
 func newServing(authority *ca.CA, c config) (*serving, error) {
-	s := &serving{ca: authority, names: c.serviceNames(), id: identity.ID{TrustDomain: c.trustDomain, Namespace: c.namespace, ServiceAccount: c.service()}}
-	return s, s.make()
+	s := &serving{names: c.serviceNames(), id: identity.ID{TrustDomain: c.trustDomain, Namespace: c.namespace, ServiceAccount: c.service()}}
+	return s, s.make(authority)
 }
 
-func (s *serving) make() error {
-	cert, err := s.ca.Serving(s.names, s.id, servingTTL)
+func (s *serving) make(authority *ca.CA) error {
+	cert, err := authority.Serving(s.names, s.id, servingTTL)
 	if err != nil {
 		return fmt.Errorf("serving certificate: %w", err)
 	}
-	s.cert.Store(cert)
+	s.current.Store(&servingState{cert, authority.Roots().Pool()})
 	return nil
 }
 
-func (s *serving) renew(ctx context.Context, log *slog.Logger) error {
+// keep makes the certificate anew with this CA, at once and each time that half of its life has passed, until ctx ends.
+func (s *serving) keep(ctx context.Context, authority *ca.CA, log *slog.Logger) error {
 	t := time.NewTicker(servingTTL / 2)
 	defer t.Stop()
 	for {
+		if err := s.make(authority); err != nil {
+			return err
+		}
+		log.Info("serving certificate made")
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-t.C:
-			if err := s.make(); err != nil {
-				return err
-			}
-			log.Info("serving certificate renewed")
 		}
 	}
 }
 
 // config is the TLS configuration of a port; clients tells what to ask of client certificates.
-func (s *serving) config(clients tls.ClientAuthType) *tls.Config {
+func (s *serving) config(clients tls.ClientAuthType, protocols ...string) *tls.Config {
 	return &tls.Config{
-		MinVersion: tls.VersionTLS12, ClientAuth: clients, ClientCAs: s.ca.Roots().Pool(),
-		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.cert.Load(), nil },
+		MinVersion: tls.VersionTLS12,
+		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
+			now := s.current.Load()
+			return &tls.Config{
+				MinVersion: tls.VersionTLS12, ClientAuth: clients, ClientCAs: now.roots, Certificates: []tls.Certificate{*now.cert}, NextProtos: protocols,
+			}, nil
+		},
 	}
 }
 
@@ -89,8 +101,8 @@ func grpcOptions(extra ...grpc.ServerOption) []grpc.ServerOption {
 }
 
 // serveXDS serves discovery and certificates, and discovery without TLS if asked to.
-func serveXDS(ctx context.Context, c config, s *serving, authority *ca.CA, ads *server.Server, peers *ca.Peers, log *slog.Logger) error {
-	secure := grpc.NewServer(grpcOptions(grpc.Creds(credentials.NewTLS(s.config(tls.VerifyClientCertIfGiven))))...)
+func serveXDS(ctx context.Context, c config, s *serving, authority *ca.Authority, ads *server.Server, peers *ca.Peers, log *slog.Logger) error {
+	secure := grpc.NewServer(grpcOptions(grpc.Creds(credentials.NewTLS(s.config(tls.VerifyClientCertIfGiven, "h2"))))...)
 	ads.Register(secure, peers)
 	ca.Register(secure, authority, peers, log)
 	servers := map[string]*grpc.Server{c.secure: secure}
@@ -124,12 +136,13 @@ func serveWebhook(ctx context.Context, c config, s *serving, cfg inject.Config, 
 	h := inject.Handler(cfg, log)
 	mux.Handle("POST /inject", h)
 	mux.Handle("POST /inject/", h)
-	return serveHTTP(ctx, c, c.webhook, mux, s.config(tls.NoClientCert), log)
+	return serveHTTP(ctx, c, c.webhook, mux, s.config(tls.NoClientCert, "h2", "http/1.1"), log)
 }
 
-func serveMonitoring(ctx context.Context, c config, ads *server.Server, log *slog.Logger) error {
+func serveMonitoring(ctx context.Context, c config, ads *server.Server, remotes *multicluster.Set, log *slog.Logger) error {
 	mux := http.NewServeMux()
 	status.Register(mux, ads)
+	status.RegisterClusters(mux, remotes.Status)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry(ads), promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /ready", func(w http.ResponseWriter, _ *http.Request) {
 		if ads.Current() == nil {
@@ -177,7 +190,6 @@ func serveHTTP(ctx context.Context, c config, addr string, h http.Handler, t *tl
 		return err
 	}
 	if t != nil {
-		t.NextProtos = []string{"h2", "http/1.1"}
 		l = tls.NewListener(l, t)
 	}
 	srv := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}

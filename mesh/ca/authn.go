@@ -20,11 +20,17 @@ import (
 // Audience of the tokens that proxies show.
 const Audience = "istio-ca"
 
+// clusterHeader is where a proxy says which cluster its token is from: security/pkg/nodeagent of istio/istio.
+const clusterHeader = "clusterid"
+
 // Peers authenticates callers: by a certificate of the mesh if they show one, else by a service account token for Audience,
-// which the API server reviews.
+// which the API server of the caller's own cluster reviews.
 type Peers struct {
-	Kube        kubernetes.Interface
+	Kube        kubernetes.Interface // of the control plane's own cluster
+	ClusterID   string               // of the own cluster; callers that name no cluster are taken to be there
 	TrustDomain string
+	// Remote returns the client of another cluster of the mesh; nil when there are none.
+	Remote func(id string) (kubernetes.Interface, bool)
 }
 
 // Authenticate returns who calls.
@@ -47,13 +53,30 @@ func (p *Peers) Authenticate(ctx context.Context) (identity.ID, error) {
 		if !ok {
 			continue
 		}
-		return p.review(ctx, token)
+		kube, err := p.cluster(md.Get(clusterHeader))
+		if err != nil {
+			return identity.ID{}, err
+		}
+		return p.review(ctx, kube, token)
 	}
 	return identity.ID{}, errors.New("neither a client certificate nor a bearer token")
 }
 
-func (p *Peers) review(ctx context.Context, token string) (identity.ID, error) {
-	r, err := p.Kube.AuthenticationV1().TokenReviews().Create(ctx, &authv1.TokenReview{
+// cluster returns the client of the cluster that a caller says it is in.
+func (p *Peers) cluster(header []string) (kubernetes.Interface, error) {
+	if len(header) == 0 || header[0] == "" || header[0] == p.ClusterID {
+		return p.Kube, nil
+	}
+	if p.Remote != nil {
+		if kube, ok := p.Remote(header[0]); ok {
+			return kube, nil
+		}
+	}
+	return nil, fmt.Errorf("cluster %q is not part of this mesh: there is no remote secret for it", header[0])
+}
+
+func (p *Peers) review(ctx context.Context, kube kubernetes.Interface, token string) (identity.ID, error) {
+	r, err := kube.AuthenticationV1().TokenReviews().Create(ctx, &authv1.TokenReview{
 		Spec: authv1.TokenReviewSpec{Token: token, Audiences: []string{Audience}},
 	}, metav1.CreateOptions{})
 	if err != nil {

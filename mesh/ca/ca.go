@@ -96,14 +96,29 @@ func New(f Files, now func() time.Time) (*CA, error) {
 	if _, err := cert.Verify(x509.VerifyOptions{Roots: roots.Pool(), Intermediates: inter, CurrentTime: now(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}); err != nil {
 		return nil, fmt.Errorf("ca-cert.pem does not lead to root-cert.pem: %w", err)
 	}
-	c := &CA{cert: cert, key: key, roots: roots, now: now}
-	if len(f.Chain) > 0 {
-		c.chain = f.Chain
-	} else if string(f.Cert) != string(f.Root) {
-		c.chain = f.Cert
-	}
-	return c, nil
+	return &CA{cert: cert, key: key, roots: roots, chain: chainOf(cert, f.Chain, roots), now: now}, nil
 }
+
+// chainOf is what follows a leaf: the signing certificate and what leads from it to the roots, without these. Istio's tools put the
+// root into cert-chain.pem too.
+func chainOf(cert *x509.Certificate, chain []byte, roots *identity.Bundle) []byte {
+	var out []byte
+	add := func(c *x509.Certificate) {
+		if !roots.Holds(c) {
+			out = append(out, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})...)
+		}
+	}
+	add(cert)
+	for _, text := range splitPEM(chain) {
+		if c, err := parseCert([]byte(text)); err == nil && !c.Equal(cert) {
+			add(c)
+		}
+	}
+	return out
+}
+
+// Expires is when the CA's own certificate ends, and with it everything that it signs.
+func (c *CA) Expires() time.Time { return c.cert.NotAfter }
 
 // Roots is what verifies everything that this CA signs.
 func (c *CA) Roots() *identity.Bundle { return c.roots }

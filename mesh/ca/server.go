@@ -18,14 +18,19 @@ type Authenticator interface {
 	Authenticate(ctx context.Context) (identity.ID, error)
 }
 
+// Signer signs certificate requests: a CA, or an Authority.
+type Signer interface {
+	Sign(csrPEM []byte, id identity.ID, ttl time.Duration) ([]string, error)
+}
+
 // Register adds Istio's certificate service to a gRPC server.
-func Register(g *grpc.Server, c *CA, auth Authenticator, log *slog.Logger) {
+func Register(g *grpc.Server, c Signer, auth Authenticator, log *slog.Logger) {
 	securityv1alpha1.RegisterIstioCertificateServiceServer(g, &service{ca: c, auth: auth, log: log})
 }
 
 type service struct {
 	securityv1alpha1.UnimplementedIstioCertificateServiceServer
-	ca   *CA
+	ca   Signer
 	auth Authenticator
 	log  *slog.Logger
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 )
 
@@ -95,6 +96,11 @@ func ParseBundle(data []byte) (*Bundle, error) {
 
 // PEM returns the bundle as it was read. The caller must not change it.
 func (b *Bundle) PEM() []byte { return b.pem }
+
+// Holds tells whether a certificate is one of the roots.
+func (b *Bundle) Holds(c *x509.Certificate) bool {
+	return slices.ContainsFunc(b.certs, c.Equal)
+}
 
 // Pool returns a fresh pool of the roots.
 func (b *Bundle) Pool() *x509.CertPool {

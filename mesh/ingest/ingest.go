@@ -1,4 +1,7 @@
-// Package ingest watches a cluster and turns what it sees into Snapshots.
+// Package ingest watches the clusters of a mesh and turns what it sees into Snapshots.
+//
+// Traffic objects are read from the control plane's own cluster only; services, endpoints, pods and nodes from all. What was
+// read of a remote cluster stays in force while nobody follows that cluster, until Forget.
 //
 // Changes are gathered before a Snapshot is made: a change of configuration waits until nothing has changed for Quiet, at
 // most for Max, so that a rule and the subsets it needs arrive together. Changes of endpoints alone do not wait for
@@ -8,9 +11,7 @@ package ingest
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
-	"sync"
 	"time"
 
 	networking "istio.io/client-go/pkg/apis/networking/v1"
@@ -18,9 +19,7 @@ import (
 	istioinformers "istio.io/client-go/pkg/informers/externalversions"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
-	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/tools/cache"
 
 	"github.com/meshproof/meshproof/mesh/model"
 )
@@ -31,6 +30,8 @@ type Options struct {
 	Istio istioclient.Interface
 	Mesh  model.Mesh
 	Log   *slog.Logger
+	// Settled, when not nil, is waited for before the first Snapshot: until then remote clusters are being read.
+	Settled <-chan struct{}
 
 	Quiet     time.Duration // of configuration; default 10 ms
 	Max       time.Duration // that configuration waits in all; default 1 s
@@ -44,45 +45,57 @@ const (
 	DefaultEndpoints = 2 * time.Millisecond
 )
 
-// Run watches until ctx ends, and hands every Snapshot to publish, one at a time. The first one comes when everything has
-// been listed once. Run returns nil when ctx ends, with all its goroutines gone.
-func Run(ctx context.Context, opts Options, publish func(*model.Snapshot)) error {
+// Ingest watches clusters. It is safe for concurrent use.
+type Ingest struct {
+	opts Options
+	q    *queue
+}
+
+// New returns an Ingest that watches nothing yet.
+func New(opts Options) *Ingest { return &Ingest{opts: opts, q: newQueue()} }
+
+// Run watches the own cluster until ctx ends, and hands every Snapshot to publish, one at a time. The first one comes when
+// everything has been listed once. Run returns nil when ctx ends, with all its goroutines gone.
+func (in *Ingest) Run(ctx context.Context, publish func(*model.Snapshot)) error {
+	istio := istioinformers.NewSharedInformerFactoryWithOptions(in.opts.Istio, 0, istioinformers.WithTransform(strip))
+	f := &factories{kube: kubeInformers(in.opts.Kube), root: rootInformers(in.opts.Kube, in.opts.Mesh.RootNamespace), istio: istio}
 	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	q := newQueue()
-	kube := informers.NewSharedInformerFactoryWithOptions(opts.Kube, 0, informers.WithTransform(strip))
-	istio := istioinformers.NewSharedInformerFactoryWithOptions(opts.Istio, 0, istioinformers.WithTransform(strip))
-	var synced []cache.InformerSynced
-	for name, inf := range map[string]cache.SharedIndexInformer{
-		"services":         kube.Core().V1().Services().Informer(),
-		"endpointslices":   kube.Discovery().V1().EndpointSlices().Informer(),
-		"pods":             kube.Core().V1().Pods().Informer(),
-		"virtualservices":  istio.Networking().V1().VirtualServices().Informer(),
-		"destinationrules": istio.Networking().V1().DestinationRules().Informer(),
-		"gateways":         istio.Networking().V1().Gateways().Informer(),
-	} {
-		reg, err := inf.AddEventHandler(q.handler())
-		if err != nil {
-			return fmt.Errorf("watch %s: %w", name, err)
+	defer f.stop(cancel)
+	if ok, err := f.start(ctx, "", func(e event) { in.q.add(e) }); !ok {
+		return err
+	}
+	if in.opts.Settled != nil {
+		select {
+		case <-in.opts.Settled:
+		case <-ctx.Done():
+			return nil
 		}
-		synced = append(synced, reg.HasSynced)
 	}
-	kube.Start(ctx.Done())
-	istio.Start(ctx.Done())
-	defer func() {
-		cancel()
-		kube.Shutdown()
-		istio.Shutdown()
-	}()
-	if !cache.WaitForCacheSync(ctx.Done(), synced...) {
-		return nil
-	}
-	err := gather(ctx, opts, q, publish)
+	err := gather(ctx, in.opts, in.q, publish)
 	if errors.Is(err, context.Canceled) {
 		return nil
 	}
 	return err
 }
+
+// Follow watches a remote cluster until ctx ends. When everything has been listed once, it replaces at one stroke what was known
+// of the cluster, and calls synced.
+func (in *Ingest) Follow(ctx context.Context, id string, kube kubernetes.Interface, synced func()) error {
+	f := &factories{kube: kubeInformers(kube), root: rootInformers(kube, in.opts.Mesh.RootNamespace)}
+	ctx, cancel := context.WithCancel(ctx)
+	defer f.stop(cancel)
+	first := &held{q: in.q, events: []event{{cluster: id, forget: true}}}
+	if ok, err := f.start(ctx, id, first.add); !ok {
+		return err
+	}
+	first.release()
+	synced()
+	<-ctx.Done()
+	return nil
+}
+
+// Forget drops everything that is known of a remote cluster.
+func (in *Ingest) Forget(id string) { in.q.add(event{cluster: id, forget: true}) }
 
 // gather applies events to the model and decides when to make a Snapshot of it.
 func gather(ctx context.Context, opts Options, q *queue, publish func(*model.Snapshot)) error {
@@ -138,60 +151,6 @@ func gather(ctx context.Context, opts Options, q *queue, publish func(*model.Sna
 	}
 }
 
-// queue carries events from the informers, in their order, without holding an informer up.
-type queue struct {
-	mu     sync.Mutex
-	events []event
-	notify chan struct{}
-}
-
-type event struct {
-	obj     any
-	deleted bool
-}
-
-func newQueue() *queue { return &queue{notify: make(chan struct{}, 1)} }
-
-func (q *queue) add(e event) {
-	q.mu.Lock()
-	q.events = append(q.events, e)
-	q.mu.Unlock()
-	select {
-	case q.notify <- struct{}{}:
-	default:
-	}
-}
-
-// drain applies everything that waits and tells how far it reaches.
-func (q *queue) drain(b *model.Builder) model.Change {
-	q.mu.Lock()
-	events := q.events
-	q.events = nil
-	q.mu.Unlock()
-	reach := model.Nothing
-	for _, e := range events {
-		if e.deleted {
-			reach = max(reach, b.Delete(e.obj))
-		} else {
-			reach = max(reach, b.Set(e.obj))
-		}
-	}
-	return reach
-}
-
-func (q *queue) handler() cache.ResourceEventHandler {
-	return cache.ResourceEventHandlerFuncs{
-		AddFunc:    func(obj any) { q.add(event{obj: obj}) },
-		UpdateFunc: func(_, obj any) { q.add(event{obj: obj}) },
-		DeleteFunc: func(obj any) {
-			if d, ok := obj.(cache.DeletedFinalStateUnknown); ok {
-				obj = d.Obj
-			}
-			q.add(event{obj: obj, deleted: true})
-		},
-	}
-}
-
 // strip drops what the model never reads, which is most of an object's memory.
 func strip(obj any) (any, error) {
 	m, err := meta.Accessor(obj)
@@ -208,6 +167,8 @@ func strip(obj any) (any, error) {
 			*c = corev1.Container{Name: c.Name, Ports: c.Ports}
 		}
 		o.Annotations = nil
+	case *corev1.Node:
+		o.Spec, o.Status, o.Annotations = corev1.NodeSpec{}, corev1.NodeStatus{}, nil
 	case *networking.VirtualService, *networking.DestinationRule, *networking.Gateway:
 		m.SetAnnotations(nil)
 	}

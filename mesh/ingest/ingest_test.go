@@ -3,6 +3,8 @@ package ingest
 import (
 	"context"
 	"fmt"
+	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,6 +16,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	clientfeatures "k8s.io/client-go/features"
 	clientfeaturestesting "k8s.io/client-go/features/testing"
 	"k8s.io/client-go/kubernetes/fake"
@@ -92,6 +95,68 @@ func TestDebounce(t *testing.T) {
 	}
 }
 
+// A remote cluster comes at one stroke, stays when nobody follows it any more, is replaced by what is there when somebody does
+// again, and goes when it is forgotten.
+func TestFollow(t *testing.T) {
+	clientfeaturestesting.SetFeatureDuringTest(t, clientfeatures.WatchListClient, false)
+	svc := func(name string) *corev1.Service {
+		return &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "ns"}, Spec: corev1.ServiceSpec{ClusterIP: "10.97.0.1"}}
+	}
+	settled := make(chan struct{})
+	in := New(Options{Kube: fake.NewClientset(svc("own")), Istio: istiofake.NewSimpleClientset(), Mesh: testMesh, Settled: settled})
+	ctx, cancel := context.WithCancel(t.Context())
+	snaps := make(chan *model.Snapshot, 100)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	wg.Go(func() {
+		if err := in.Run(ctx, func(s *model.Snapshot) { snaps <- s }); err != nil {
+			t.Error(err)
+		}
+	})
+	follow := func(objs ...runtime.Object) (end func()) {
+		fctx, stop := context.WithCancel(ctx)
+		synced, done := make(chan struct{}), make(chan error, 1)
+		kube := fake.NewClientset(objs...)
+		go func() { done <- in.Follow(fctx, "remote", kube, func() { close(synced) }) }()
+		<-synced
+		return func() {
+			stop()
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	next := func() string {
+		s := <-snaps
+		var names []string
+		for _, svc := range s.Services {
+			names = append(names, svc.Name)
+		}
+		return strings.Join(names, " ")
+	}
+	end := follow(svc("a"), svc("b"))
+	select {
+	case s := <-snaps:
+		t.Fatalf("a snapshot with %d services before everything has settled", len(s.Services))
+	default:
+	}
+	close(settled)
+	if got := next(); got != "a b own" {
+		t.Errorf("first snapshot has %q", got)
+	}
+	end()
+	end = follow(svc("b"), svc("c"))
+	if got := next(); got != "b c own" {
+		t.Errorf("after the cluster was followed again: %q", got)
+	}
+	end()
+	in.Forget("remote")
+	if got := next(); got != "own" {
+		t.Errorf("after the cluster was forgotten: %q", got)
+	}
+}
+
 func TestRun(t *testing.T) {
 	// Istio's fake client does not speak watch-list, and does not say so either.
 	clientfeaturestesting.SetFeatureDuringTest(t, clientfeatures.WatchListClient, false)
@@ -101,7 +166,7 @@ func TestRun(t *testing.T) {
 	snaps := make(chan *model.Snapshot, 100)
 	done := make(chan error, 1)
 	go func() {
-		done <- Run(ctx, Options{Kube: kube, Istio: istio, Mesh: testMesh}, func(s *model.Snapshot) { snaps <- s })
+		done <- New(Options{Kube: kube, Istio: istio, Mesh: testMesh}).Run(ctx, func(s *model.Snapshot) { snaps <- s })
 	}()
 	next := func(what string, ok func(*model.Snapshot) bool) {
 		t.Helper()

@@ -159,3 +159,27 @@ func TestWebhook(t *testing.T) {
 		}
 	}
 }
+
+func TestConfigOfAnotherCluster(t *testing.T) {
+	base := testConfig
+	base.Network = "n1"
+	for _, tt := range []struct{ path, cluster, network, err string }{
+		{"/inject", "Kubernetes", "n1", ""},
+		{"/inject/", "Kubernetes", "n1", ""},
+		{"/inject/cluster/remote/net/n2", "remote", "n2", ""},
+		{"/inject/cluster/remote", "remote", "", ""},
+		{"/inject/cluster/remote/net", "", "", "has no value"},
+		{"/inject/clutser/remote", "", "", "clutser"},
+	} {
+		got, err := base.at(tt.path)
+		if tt.err != "" {
+			if err == nil || !strings.Contains(err.Error(), tt.err) {
+				t.Errorf("%s: error %v, want %q", tt.path, err, tt.err)
+			}
+			continue
+		}
+		if err != nil || got.ClusterID != tt.cluster || got.Network != tt.network {
+			t.Errorf("%s: %+v, %v", tt.path, got, err)
+		}
+	}
+}

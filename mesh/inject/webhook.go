@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"strings"
 
 	admissionv1 "k8s.io/api/admission/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -32,6 +33,11 @@ func Handler(cfg Config, log *slog.Logger) http.Handler {
 			http.Error(w, "admission review without a request", http.StatusBadRequest)
 			return
 		}
+		cfg, err := cfg.at(r.URL.Path)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
 		review.Response = admit(review.Request, cfg, log)
 		review.Response.UID = review.Request.UID
 		review.Request = nil
@@ -40,6 +46,30 @@ func Handler(cfg Config, log *slog.Logger) http.Handler {
 			log.Warn("answer admission review", "error", err)
 		}
 	})
+}
+
+// at returns what holds for the pods of another cluster, whose injector configuration names the cluster in the path, as Istio has
+// it: /inject/cluster/NAME/net/NETWORK.
+func (c Config) at(path string) (Config, error) {
+	p := strings.Split(strings.Trim(strings.TrimPrefix(path, "/inject"), "/"), "/")
+	if len(p) == 1 && p[0] == "" {
+		return c, nil
+	}
+	for i := 0; i+1 < len(p); i += 2 {
+		value := strings.ReplaceAll(p[i+1], "--slash--", "/")
+		switch p[i] {
+		case "cluster":
+			c.ClusterID, c.Network = value, ""
+		case "net":
+			c.Network = value
+		default:
+			return c, fmt.Errorf("path %s: %q is not known; give /inject/cluster/NAME/net/NETWORK", path, p[i])
+		}
+	}
+	if len(p)%2 != 0 {
+		return c, fmt.Errorf("path %s: %q has no value", path, p[len(p)-1])
+	}
+	return c, nil
 }
 
 func admit(req *admissionv1.AdmissionRequest, cfg Config, log *slog.Logger) *admissionv1.AdmissionResponse {

@@ -8,7 +8,8 @@ import (
 	"strings"
 
 	"golang.org/x/sync/errgroup"
-	admissionv1 "k8s.io/api/admissionregistration/v1"
+	appsv1 "k8s.io/api/apps/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -27,7 +28,8 @@ type Bundled struct{}
 // Name is "bundled".
 func (Bundled) Name() string { return "bundled" }
 
-// Install makes CRDs, control plane, injector and ingress gateway.
+// Install makes CRDs, control plane, injector and gateways, as far as the profile has them, and removes what the same owner
+// asked for before and does not now.
 func (Bundled) Install(ctx context.Context, cfg *rest.Config, opts Options) error {
 	o := opts.Default()
 	if err := o.validate(); err != nil {
@@ -37,114 +39,165 @@ func (Bundled) Install(ctx context.Context, cfg *rest.Config, opts Options) erro
 	if err != nil {
 		return err
 	}
+	established, err := c.definitions(ctx)
+	if err != nil {
+		return fmt.Errorf("install base: %w", err)
+	}
+	// istiod is made while the API server establishes the definitions: its image start takes longer.
+	if err := c.applyAll(ctx, append([]runtime.Object{namespace(o.Namespace)}, controlPlane(o)...)); err != nil {
+		return fmt.Errorf("install istiod: %w", err)
+	}
+	if err := established(ctx); err != nil {
+		return fmt.Errorf("install base: %w", err)
+	}
+	o.Progress("base", "custom resource definitions")
+	if o.KeepGateways {
+		if o.Gateways, err = c.stillOurs(ctx, o); err != nil {
+			return fmt.Errorf("install gateways: %w", err)
+		}
+	}
+	if err := c.startGateways(ctx, o); err != nil {
+		return fmt.Errorf("install gateways: %w", err)
+	}
+	if controls(o.Profile) {
+		if err := c.until(ctx, deploymentResource, o.Namespace, istiod(o), "available", available); err != nil {
+			return fmt.Errorf("install istiod: %w", c.explain(ctx, o.Namespace, istiod(o), err))
+		}
+		if err := c.until(ctx, webhookResource, "", webhookName(o), "trusted (caBundle set by istiod)", trusted); err != nil {
+			return fmt.Errorf("install injector: %w", c.explain(ctx, o.Namespace, istiod(o), err))
+		}
+		o.Progress("istiod", fmt.Sprintf("revision %s, version %s", o.Revision, o.Tag))
+	}
+	for _, g := range o.Gateways {
+		if err := c.until(ctx, deploymentResource, g.Namespace, g.Name, "available", available); err != nil {
+			return fmt.Errorf("install gateway %s: %w", g.Name, c.explain(ctx, g.Namespace, g.Name, err))
+		}
+		what := "ingress gateway"
+		if g.Egress {
+			what = "egress gateway"
+		}
+		o.Progress(what, g.Name)
+	}
+	if err := c.prune(ctx, o); err != nil {
+		return fmt.Errorf("install: remove what is not asked for any more: %w", err)
+	}
+	o.Progress("complete", "revision "+o.Revision)
+	return nil
+}
+
+// startGateways makes the gateways. A gateway pod that starts before its root certificate is there waits for kubelet's next
+// try, so that comes first.
+func (c *client) startGateways(ctx context.Context, o Options) error {
+	spaces := map[string]bool{}
+	for _, g := range o.Gateways {
+		if spaces[g.Namespace] {
+			continue
+		}
+		spaces[g.Namespace] = true
+		if g.Namespace != o.Namespace {
+			if err := c.applyTyped(ctx, namespace(g.Namespace)); err != nil {
+				return err
+			}
+		}
+		err := c.until(ctx, configMapResource, g.Namespace, rootCertMap, "written by istiod", func(*unstructured.Unstructured) (bool, string) {
+			return true, ""
+		})
+		if err != nil {
+			return c.explain(ctx, o.Namespace, istiod(o), err)
+		}
+	}
+	return c.applyAll(ctx, gateways(o))
+}
+
+// stillOurs are the gateways of o that no other revision and no other owner has taken over.
+func (c *client) stillOurs(ctx context.Context, o Options) ([]Gateway, error) {
+	ours := []Gateway{}
+	for _, g := range o.Gateways {
+		d, err := c.dyn.Resource(deploymentResource).Namespace(g.Namespace).Get(ctx, g.Name, metav1.GetOptions{})
+		if err != nil && !apierrors.IsNotFound(err) {
+			return nil, err
+		}
+		if err == nil {
+			if rev := d.GetLabels()[revLabel]; rev != o.Revision {
+				o.Progress("gateway "+g.Name, "left to revision "+rev)
+				continue
+			}
+		}
+		ours = append(ours, g)
+	}
+	return ours, nil
+}
+
+func namespace(name string) *corev1.Namespace {
+	return &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}
+}
+
+// applyAll applies objects in their order. A Deployment that an autoscaler has set keeps its size.
+func (c *client) applyAll(ctx context.Context, objs []runtime.Object) error {
+	scalers := map[string]autoscalingv2.HorizontalPodAutoscalerSpec{}
+	for _, obj := range objs {
+		if h, ok := obj.(*autoscalingv2.HorizontalPodAutoscaler); ok {
+			scalers[h.Namespace+"/"+h.Name] = h.Spec
+		}
+	}
+	for _, obj := range objs {
+		if d, ok := obj.(*appsv1.Deployment); ok {
+			if h, ok := scalers[d.Namespace+"/"+d.Name]; ok {
+				now, err := c.replicas(ctx, d.Namespace, d.Name)
+				if err != nil {
+					return err
+				}
+				d.Spec.Replicas = new(min(max(now, *h.MinReplicas), h.MaxReplicas))
+			}
+		}
+		if err := c.applyTyped(ctx, obj); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// replicas is how many pods a Deployment is set to, 0 if there is none.
+func (c *client) replicas(ctx context.Context, namespace, name string) (int32, error) {
+	u, err := c.dyn.Resource(deploymentResource).Namespace(namespace).Get(ctx, name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("Deployment %s/%s: %w", namespace, name, err)
+	}
+	n, _, err := unstructured.NestedInt64(u.Object, "spec", "replicas")
+	return int32(n), err
+}
+
+// definitions applies the CRDs and returns how to wait until the API server serves them.
+func (c *client) definitions(ctx context.Context) (wait func(context.Context) error, err error) {
 	crds, err := definitions()
 	if err != nil {
-		return err
+		return nil, err
 	}
-
-	o.Progress("base", "custom resource definitions")
 	var g errgroup.Group
 	g.SetLimit(8)
 	for _, d := range crds {
 		g.Go(func() error { return c.apply(ctx, d) })
 	}
 	if err := g.Wait(); err != nil {
-		return fmt.Errorf("install base: %w", err)
+		return nil, err
 	}
-	// istiod is made while the API server establishes the definitions: its image start takes longer.
-	o.Progress("istiod", "revision "+o.Revision)
-	for _, obj := range controlPlane(o) {
-		if err := c.applyTyped(ctx, obj); err != nil {
-			return fmt.Errorf("install istiod: %w", err)
-		}
-	}
-	for _, d := range crds {
-		if err := c.until(ctx, crdResource, "", d.GetName(), "established", established); err != nil {
-			return fmt.Errorf("install base: %w", err)
-		}
-	}
-
-	// A gateway pod that starts before its root certificate is there waits for kubelet's next try.
-	if err := c.until(ctx, configMapResource, o.Namespace, rootCertMap, "written by istiod", func(u *unstructured.Unstructured) (bool, string) {
-		return true, ""
-	}); err != nil {
-		return fmt.Errorf("install ingress gateway: %w", c.explain(ctx, o, istiod(o), err))
-	}
-	o.Progress("ingress gateway", gatewayName)
-	for _, obj := range gateway(o) {
-		if err := c.applyTyped(ctx, obj); err != nil {
-			return fmt.Errorf("install ingress gateway: %w", err)
-		}
-	}
-	for _, name := range []string{istiod(o), gatewayName} {
-		if err := c.until(ctx, deploymentResource, o.Namespace, name, "available", available); err != nil {
-			return fmt.Errorf("install: %w", c.explain(ctx, o, name, err))
-		}
-	}
-	if err := c.until(ctx, webhookResource, "", webhookName(o), "trusted (caBundle set by istiod)", trusted); err != nil {
-		return fmt.Errorf("install injector: %w", c.explain(ctx, o, istiod(o), err))
-	}
-	o.Progress("ready", "control plane and ingress gateway")
-	return nil
-}
-
-// Uninstall removes the revision; what all revisions share goes with the last one.
-func (Bundled) Uninstall(ctx context.Context, cfg *rest.Config, opts Options) error {
-	o := opts.Default()
-	c, err := newClient(cfg)
-	if err != nil {
-		return err
-	}
-	list := controlPlane(o)
-	shared := []runtime.Object{list[0]} // the namespace
-	list = list[1:]
-	others, err := c.otherRevisions(ctx, o)
-	if err != nil {
-		return err
-	}
-	if len(others) == 0 {
-		list = append(list, gateway(o)...)
-		if err := c.deleteRootCerts(ctx); err != nil {
-			return fmt.Errorf("uninstall: %w", err)
-		}
-		if opts.Purge {
-			crds, err := definitions()
-			if err != nil {
+	return func(ctx context.Context) error {
+		for _, d := range crds {
+			if err := c.until(ctx, crdResource, "", d.GetName(), "established", established); err != nil {
 				return err
 			}
-			for _, d := range crds {
-				if err := c.delete(ctx, d); err != nil {
-					return fmt.Errorf("uninstall base: %w", err)
-				}
-			}
 		}
-		list = append(list, shared...)
-	}
-	// The webhook first: no pod may wait for an injector that is going.
-	for i := len(list) - 1; i >= 0; i-- {
-		if _, ok := list[i].(*admissionv1.MutatingWebhookConfiguration); ok {
-			if err := c.deleteTyped(ctx, list[i]); err != nil {
-				return fmt.Errorf("uninstall: %w", err)
-			}
-		}
-	}
-	for _, obj := range list {
-		if err := c.deleteTyped(ctx, obj); err != nil {
-			return fmt.Errorf("uninstall: %w", err)
-		}
-	}
-	for _, obj := range list {
-		if err := c.untilGone(ctx, obj); err != nil {
-			return fmt.Errorf("uninstall: %w", err)
-		}
-	}
-	o.Progress("gone", "revision "+o.Revision)
-	return nil
+		return nil
+	}, nil
 }
 
 // definitions decodes the embedded CRDs.
 func definitions() ([]*unstructured.Unstructured, error) {
-	dec := yaml.NewYAMLOrJSONDecoder(strings.NewReader(string(objects.CRDs())), 1<<16)
+	text := string(objects.CRDs()) + "---\n" + operatorDefinition
+	dec := yaml.NewYAMLOrJSONDecoder(strings.NewReader(text), 1<<16)
 	var out []*unstructured.Unstructured
 	for {
 		u := &unstructured.Unstructured{}
@@ -195,41 +248,13 @@ func trusted(u *unstructured.Unstructured) (bool, string) {
 	return len(hooks) > 0, ""
 }
 
-// otherRevisions names the control planes beside o's.
-func (c *client) otherRevisions(ctx context.Context, o Options) ([]string, error) {
-	list, err := c.dyn.Resource(deploymentResource).Namespace(o.Namespace).List(ctx, metav1.ListOptions{LabelSelector: "app=istiod," + revLabel + "!=" + o.Revision})
-	if err != nil {
-		return nil, fmt.Errorf("list control planes: %w", err)
-	}
-	var out []string
-	for _, d := range list.Items {
-		out = append(out, d.GetName())
-	}
-	return out, nil
-}
-
-// deleteRootCerts removes what istiod wrote into every namespace.
-func (c *client) deleteRootCerts(ctx context.Context) error {
-	list, err := c.dyn.Resource(configMapResource).List(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + rootCertMap})
-	if err != nil {
-		return fmt.Errorf("list ConfigMaps %s: %w", rootCertMap, err)
-	}
-	for _, cm := range list.Items {
-		err := c.dyn.Resource(configMapResource).Namespace(cm.GetNamespace()).Delete(ctx, rootCertMap, metav1.DeleteOptions{})
-		if err != nil && !apierrors.IsNotFound(err) {
-			return fmt.Errorf("delete ConfigMap %s/%s: %w", cm.GetNamespace(), rootCertMap, err)
-		}
-	}
-	return nil
-}
-
 // explain adds to err why the pods of a Deployment are not there.
-func (c *client) explain(ctx context.Context, o Options, app string, err error) error {
+func (c *client) explain(ctx context.Context, namespace, app string, err error) error {
 	// ctx is most likely over: that is why we are here.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), explainBudget)
 	defer cancel()
 	var why []string
-	pods, lerr := c.core.Pods(o.Namespace).List(ctx, metav1.ListOptions{})
+	pods, lerr := c.core.Pods(namespace).List(ctx, metav1.ListOptions{})
 	if lerr != nil {
 		return errors.Join(err, fmt.Errorf("list pods: %w", lerr))
 	}
@@ -249,7 +274,7 @@ func (c *client) explain(ctx context.Context, o Options, app string, err error) 
 			if t := s.LastTerminationState.Terminated; t != nil {
 				why = append(why, fmt.Sprintf("pod %s: container %s ended: %s, exit code %d", p.Name, s.Name, t.Reason, t.ExitCode))
 			}
-			log, gerr := c.core.Pods(o.Namespace).GetLogs(p.Name, &corev1.PodLogOptions{Container: s.Name, TailLines: new(int64(5))}).DoRaw(ctx)
+			log, gerr := c.core.Pods(namespace).GetLogs(p.Name, &corev1.PodLogOptions{Container: s.Name, TailLines: new(int64(5))}).DoRaw(ctx)
 			if gerr == nil && len(log) > 0 {
 				why = append(why, "last lines of "+p.Name+":\n"+strings.TrimSpace(string(log)))
 			}

@@ -17,9 +17,11 @@ import (
 )
 
 const (
-	fieldManager  = "meshproof"
-	explainBudget = 5 * time.Second
-	pollEvery     = 50 * time.Millisecond
+	fieldManager = "meshproof"
+	// monitoringPort is where a control plane tells about itself.
+	monitoringPort = "15014"
+	explainBudget  = 5 * time.Second
+	pollEvery      = 50 * time.Millisecond
 )
 
 var (
@@ -34,7 +36,10 @@ var kinds = map[string]string{
 	"Namespace": "namespaces", "ServiceAccount": "serviceaccounts", "Service": "services", "ConfigMap": "configmaps",
 	"ClusterRole": "clusterroles", "ClusterRoleBinding": "clusterrolebindings", "Role": "roles", "RoleBinding": "rolebindings",
 	"Deployment": "deployments", "MutatingWebhookConfiguration": "mutatingwebhookconfigurations",
-	"CustomResourceDefinition": "customresourcedefinitions",
+	"ValidatingWebhookConfiguration": "validatingwebhookconfigurations",
+	"CustomResourceDefinition":       "customresourcedefinitions", "HorizontalPodAutoscaler": "horizontalpodautoscalers",
+	"PodDisruptionBudget": "poddisruptionbudgets", "EndpointSlice": "endpointslices", "Secret": "secrets", "Lease": "leases",
+	"IstioOperator": "istiooperators",
 }
 
 type client struct {
@@ -148,11 +153,8 @@ func (c *client) until(ctx context.Context, r schema.GroupVersionResource, names
 	return nil
 }
 
-func (c *client) untilGone(ctx context.Context, obj runtime.Object) error {
-	u, err := toUnstructured(obj)
-	if err != nil {
-		return err
-	}
+// untilGone waits until an object, of which kind and name count, is gone.
+func (c *client) untilGone(ctx context.Context, u *unstructured.Unstructured) error {
 	r, err := c.resource(u)
 	if err != nil {
 		return err

@@ -6,8 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
+	"strings"
 
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	"k8s.io/client-go/rest"
 )
 
@@ -31,14 +35,22 @@ type Options struct {
 	Revision    string // "default" is the revision without a name in Deployments and webhooks
 	ClusterID   string
 	TrustDomain string
-	Profile     string    // default, minimal, empty, demo or remote: a cluster without a control plane of its own
+	Profile     string    // default, demo, preview, minimal, empty, or remote: a cluster without a control plane of its own
 	MeshID      string    // the same in every cluster of a mesh; the trust domain when empty
 	Network     string    // of this cluster; empty where there is only one
 	Gateways    []Gateway // nil is the profile's choice: one ingress gateway, in default and demo
 	// RemotePilotAddress is where a remote cluster finds the primary's east-west gateway: an IP address.
 	RemotePilotAddress string
-	Purge              bool                           // Uninstall: remove the CRDs too, and all objects of theirs
-	Progress           func(component, detail string) // hears what is done; may be nil
+	// DiscoveryAddress is where this revision's proxies find their control plane; istiod[-REVISION].NAMESPACE.svc:15012 when empty.
+	DiscoveryAddress string
+	AccessLogFile    *string  // where proxies log requests, "" for nowhere; nil is /dev/stdout
+	Pilot            Workload // the control plane
+	Owner            Owner    // the IstioOperator object that asks for this; zero for none
+	// KeepGateways leaves a gateway alone that another revision has by now: it was taken over.
+	KeepGateways bool
+	Purge        bool                           // Uninstall: remove the CRDs too, and all objects of theirs
+	Force        bool                           // Uninstall: also while proxies use the revision
+	Progress     func(component, detail string) // hears what is done; may be nil
 }
 
 // Gateway is one gateway Deployment with its Service.
@@ -47,7 +59,29 @@ type Gateway struct {
 	Namespace string             // the mesh's when empty
 	Labels    map[string]string  // that Gateway objects select it by; istio=ingressgateway when empty
 	Env       map[string]string  // ISTIO_META_*: what the proxy tells of itself
-	Service   corev1.ServiceSpec // type and ports; the usual ones when it has none
+	Service   corev1.ServiceSpec // type, ports, policies; the usual ones where it has none
+	Egress    bool               // at the way out: istio=egressgateway and no node ports unless it says otherwise
+
+	ServiceAnnotations map[string]string
+	Workload           Workload
+}
+
+// Owner names an IstioOperator object. What it does not ask for any more is removed when it is installed again.
+type Owner struct{ Namespace, Name string }
+
+// Workload is how the pods of a component run. Zero values are the component's own choice.
+type Workload struct {
+	Replicas      *int32
+	Resources     *corev1.ResourceRequirements
+	Env           []corev1.EnvVar // added to the container's, or in place of those of the same name
+	NodeSelector  map[string]string
+	Affinity      *corev1.Affinity
+	Tolerations   []corev1.Toleration
+	Annotations   map[string]string // of the pods
+	PriorityClass string
+	PullPolicy    corev1.PullPolicy
+	Autoscale     *autoscalingv2.HorizontalPodAutoscalerSpec // without its target
+	Disruption    *policyv1.PodDisruptionBudgetSpec          // without its selector
 }
 
 // Default fills what o leaves out.
@@ -57,12 +91,26 @@ func (o Options) Default() Options {
 		value string
 	}{
 		{&o.Hub, "meshproof.dev"}, {&o.Namespace, "istio-system"}, {&o.Revision, "default"},
-		{&o.ClusterID, "Kubernetes"}, {&o.TrustDomain, "cluster.local"},
+		{&o.ClusterID, "Kubernetes"}, {&o.TrustDomain, "cluster.local"}, {&o.Profile, "default"},
 	} {
 		if *d.field == "" {
 			*d.field = d.value
 		}
 	}
+	if o.MeshID == "" {
+		o.MeshID = o.TrustDomain
+	}
+	if o.DiscoveryAddress == "" {
+		o.DiscoveryAddress = istiod(o) + "." + o.Namespace + ".svc:15012"
+	}
+	if o.Gateways == nil {
+		o.Gateways = profileGateways(o.Profile)
+	}
+	gateways := make([]Gateway, len(o.Gateways)) // the caller's are not ours to change
+	for i, g := range o.Gateways {
+		gateways[i] = g.withDefaults(o)
+	}
+	o.Gateways = gateways
 	if o.Progress == nil {
 		o.Progress = func(string, string) {}
 	}
@@ -80,6 +128,19 @@ func (o Options) validate() error {
 		if !dnsLabel.MatchString(f.value) {
 			errs = append(errs, fmt.Errorf("%s: %q is not a DNS label: use lower-case letters, digits and dashes (revision 1.20.1 is written 1-20-1)", f.name, f.value))
 		}
+	}
+	if !slices.Contains(Profiles(), o.Profile) {
+		errs = append(errs, fmt.Errorf("profile: there is no %q; there are %s", o.Profile, strings.Join(Profiles(), ", ")))
+	}
+	seen := map[string]bool{}
+	for i, g := range o.Gateways {
+		if !dnsLabel.MatchString(g.Name) || !dnsLabel.MatchString(g.Namespace) {
+			errs = append(errs, fmt.Errorf("gateways[%d]: name %q and namespace %q must be DNS labels", i, g.Name, g.Namespace))
+		}
+		if seen[g.Namespace+"/"+g.Name] {
+			errs = append(errs, fmt.Errorf("gateways[%d]: %s/%s is there twice", i, g.Namespace, g.Name))
+		}
+		seen[g.Namespace+"/"+g.Name] = true
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("mesh options: %w", err)
@@ -113,3 +174,6 @@ func (None) Install(context.Context, *rest.Config, Options) error { return nil }
 
 // Uninstall does nothing.
 func (None) Uninstall(context.Context, *rest.Config, Options) error { return nil }
+
+// IsName tells whether a word can name a revision, a tag or a gateway: a DNS label (RFC 1123).
+func IsName(s string) bool { return dnsLabel.MatchString(s) }

@@ -3,7 +3,6 @@ package install
 import (
 	"strconv"
 
-	admissionv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -17,11 +16,13 @@ import (
 const (
 	revLabel       = "istio.io/rev"
 	componentLabel = "operator.istio.io/component"
+	owningName     = "install.operator.istio.io/owning-resource"
+	owningSpace    = "install.operator.istio.io/owning-resource-namespace"
 	ownerLabel     = "app.kubernetes.io/managed-by"
 	owner          = "meshproof"
 	rootCertMap    = "istio-ca-root-cert"
 	gatewayName    = "istio-ingressgateway"
-	gatewayAccount = "istio-ingressgateway-service-account"
+	egressName     = "istio-egressgateway"
 	proxyUser      = 1337
 )
 
@@ -48,20 +49,27 @@ func meta(o Options, name, component string, namespaced bool, extra ...string) m
 	if namespaced {
 		m.Namespace = o.Namespace
 	}
+	if o.Owner.Name != "" {
+		m.Labels[owningName], m.Labels[owningSpace] = o.Owner.Name, o.Owner.Namespace
+	}
 	for i := 0; i+1 < len(extra); i += 2 {
 		m.Labels[extra[i]] = extra[i+1]
 	}
 	return m
 }
 
-// controlPlane lists the objects of istiod, in the order in which they are made.
+// controlPlane lists the objects of istiod, in the order in which they are made; none for a profile without one.
 func controlPlane(o Options) []runtime.Object {
+	if !controls(o.Profile) {
+		return nil
+	}
 	app := istiod(o)
 	account := meta(o, app, "Pilot", true, "app", "istiod")
 	cluster := meta(o, "istiod-clusterrole"+suffix(o.Revision)+"-"+o.Namespace, "Pilot", false, "app", "istiod")
 	subject := []rbacv1.Subject{{Kind: "ServiceAccount", Name: app, Namespace: o.Namespace}}
-	return []runtime.Object{
-		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: o.Namespace}},
+	d := istiodDeployment(o)
+	scaling := o.Pilot.shape(d)
+	return append([]runtime.Object{
 		&corev1.ServiceAccount{ObjectMeta: account},
 		&rbacv1.ClusterRole{ObjectMeta: cluster, Rules: clusterRules()},
 		&rbacv1.ClusterRoleBinding{ObjectMeta: cluster, Subjects: subject, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: cluster.Name}},
@@ -79,9 +87,9 @@ func controlPlane(o Options) []runtime.Object {
 				},
 			},
 		},
-		istiodDeployment(o),
+		d,
 		injector(o),
-	}
+	}, scaling...)
 }
 
 func clusterRules() []rbacv1.PolicyRule {
@@ -109,11 +117,8 @@ func istiodDeployment(o Options) *appsv1.Deployment {
 			Name:            "discovery",
 			Image:           o.Hub + "/meshd:" + o.Tag,
 			ImagePullPolicy: corev1.PullIfNotPresent,
-			Args: []string{
-				"discovery", "--namespace=" + o.Namespace, "--revision=" + o.Revision, "--cluster-id=" + o.ClusterID,
-				"--trust-domain=" + o.TrustDomain, "--proxy-image=" + o.Hub + "/meshproxy:" + o.Tag,
-			},
-			Env: []corev1.EnvVar{fieldEnv("POD_NAME", "metadata.name"), fieldEnv("POD_NAMESPACE", "metadata.namespace")},
+			Args:            discoveryArgs(o),
+			Env:             []corev1.EnvVar{fieldEnv("POD_NAME", "metadata.name"), fieldEnv("POD_NAMESPACE", "metadata.namespace")},
 			Ports: []corev1.ContainerPort{
 				containerPort("http-debug", 8080), containerPort("grpc-xds", 15010), containerPort("tls-xds", 15012),
 				containerPort("https-webhooks", 15017), containerPort("http-monitoring", 15014),
@@ -125,67 +130,19 @@ func istiodDeployment(o Options) *appsv1.Deployment {
 	})
 }
 
-// gateway lists the objects of the ingress gateway.
-func gateway(o Options) []runtime.Object {
-	labels := map[string]string{
-		"app": gatewayName, "istio": "ingressgateway", revLabel: o.Revision, "sidecar.istio.io/inject": "false",
-		"service.istio.io/canonical-name": gatewayName, "service.istio.io/canonical-revision": "latest",
+func discoveryArgs(o Options) []string {
+	args := []string{
+		"discovery", "--namespace=" + o.Namespace, "--revision=" + o.Revision, "--cluster-id=" + o.ClusterID,
+		"--trust-domain=" + o.TrustDomain, "--mesh-id=" + o.MeshID, "--proxy-image=" + o.Hub + "/meshproxy:" + o.Tag,
+		"--discovery-address=" + o.DiscoveryAddress,
 	}
-	selector := map[string]string{"app": gatewayName, "istio": "ingressgateway"}
-	m := func(name string) metav1.ObjectMeta {
-		return meta(o, name, "IngressGateways", true, "app", gatewayName, "istio", "ingressgateway")
+	if o.Network != "" {
+		args = append(args, "--network="+o.Network)
 	}
-	return []runtime.Object{
-		&corev1.ServiceAccount{ObjectMeta: m(gatewayAccount)},
-		&corev1.Service{ObjectMeta: m(gatewayName), Spec: corev1.ServiceSpec{
-			Type:     corev1.ServiceTypeNodePort,
-			Selector: selector,
-			Ports:    []corev1.ServicePort{port("status-port", 15021, 15021), port("http2", 80, 8080), port("https", 443, 8443)},
-		}},
-		deployment(m(gatewayName), selector, labels, corev1.PodSpec{
-			ServiceAccountName: gatewayAccount,
-			// Connections in flight get as long to end as a sidecar's do.
-			TerminationGracePeriodSeconds: new(int64(30)),
-			Containers: []corev1.Container{{
-				Name:            "istio-proxy",
-				Image:           o.Hub + "/meshproxy:" + o.Tag,
-				ImagePullPolicy: corev1.PullIfNotPresent,
-				Args:            []string{"gateway"},
-				Env: []corev1.EnvVar{
-					fieldEnv("POD_NAME", "metadata.name"), fieldEnv("POD_NAMESPACE", "metadata.namespace"), fieldEnv("INSTANCE_IP", "status.podIP"),
-					fieldEnv("HOST_IP", "status.hostIP"), fieldEnv("SERVICE_ACCOUNT", "spec.serviceAccountName"),
-					{Name: "ISTIO_META_CLUSTER_ID", Value: o.ClusterID},
-					{Name: "ISTIO_META_WORKLOAD_NAME", Value: gatewayName},
-					{Name: "ISTIO_META_OWNER", Value: "kubernetes://apis/apps/v1/namespaces/" + o.Namespace + "/deployments/" + gatewayName},
-					{Name: "ISTIO_META_MESH_ID", Value: o.TrustDomain},
-					{Name: "TRUST_DOMAIN", Value: o.TrustDomain},
-					{Name: "PROXY_CONFIG", Value: `{"discoveryAddress":"` + istiod(o) + "." + o.Namespace + `.svc:15012"}`},
-					{Name: "CA_ADDR", Value: istiod(o) + "." + o.Namespace + ".svc:15012"},
-				},
-				Ports: []corev1.ContainerPort{
-					containerPort("status", 15021), containerPort("http", 8080), containerPort("https", 8443), containerPort("http-envoy-prom", 15090),
-				},
-				ReadinessProbe:  probe("/healthz/ready", 15021),
-				Resources:       resources("50m", "64Mi", "1Gi"),
-				SecurityContext: restricted(proxyUser),
-				VolumeMounts: []corev1.VolumeMount{
-					{Name: "istio-token", MountPath: "/var/run/secrets/tokens"},
-					{Name: "istiod-ca-cert", MountPath: "/var/run/secrets/istio"},
-					{Name: "podinfo", MountPath: "/etc/istio/pod"},
-				},
-			}},
-			Volumes: []corev1.Volume{
-				{Name: "istio-token", VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{{
-					ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Audience: "istio-ca", ExpirationSeconds: new(int64(43200)), Path: "istio-token"},
-				}}}}},
-				{Name: "istiod-ca-cert", VolumeSource: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: corev1.LocalObjectReference{Name: rootCertMap}}}},
-				{Name: "podinfo", VolumeSource: corev1.VolumeSource{DownwardAPI: &corev1.DownwardAPIVolumeSource{Items: []corev1.DownwardAPIVolumeFile{
-					{Path: "labels", FieldRef: &corev1.ObjectFieldSelector{FieldPath: "metadata.labels"}},
-					{Path: "annotations", FieldRef: &corev1.ObjectFieldSelector{FieldPath: "metadata.annotations"}},
-				}}}},
-			},
-		}),
+	if o.AccessLogFile != nil {
+		args = append(args, "--access-log-file="+*o.AccessLogFile)
 	}
+	return args
 }
 
 func deployment(m metav1.ObjectMeta, selector, labels map[string]string, spec corev1.PodSpec) *appsv1.Deployment {
@@ -247,48 +204,4 @@ func restricted(user int64) *corev1.SecurityContext {
 		RunAsUser: &user, RunAsGroup: &user, RunAsNonRoot: new(true), AllowPrivilegeEscalation: new(false), ReadOnlyRootFilesystem: new(true),
 		Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
 	}
-}
-
-// injector is the webhook configuration, with the four selections of a default revision and two of a named one. The
-// caBundle is meshd's to set; until then calls fail, and with them the creation of pods that want a sidecar.
-func injector(o Options) *admissionv1.MutatingWebhookConfiguration {
-	type req = metav1.LabelSelectorRequirement
-	in := func(key string, values ...string) req {
-		return req{Key: key, Operator: metav1.LabelSelectorOpIn, Values: values}
-	}
-	notIn := func(key string, values ...string) req {
-		return req{Key: key, Operator: metav1.LabelSelectorOpNotIn, Values: values}
-	}
-	absent := func(key string) req { return req{Key: key, Operator: metav1.LabelSelectorOpDoesNotExist} }
-	hook := func(name string, namespace, object []req) admissionv1.MutatingWebhook {
-		return admissionv1.MutatingWebhook{
-			Name: name + ".sidecar-injector.istio.io",
-			ClientConfig: admissionv1.WebhookClientConfig{Service: &admissionv1.ServiceReference{
-				Name: istiod(o), Namespace: o.Namespace, Path: new("/inject"), Port: new(int32(443)),
-			}},
-			Rules: []admissionv1.RuleWithOperations{{
-				Operations: []admissionv1.OperationType{admissionv1.Create},
-				Rule:       admissionv1.Rule{APIGroups: []string{""}, APIVersions: []string{"v1"}, Resources: []string{"pods"}, Scope: new(admissionv1.AllScopes)},
-			}},
-			FailurePolicy:           new(admissionv1.Fail),
-			MatchPolicy:             new(admissionv1.Equivalent),
-			ReinvocationPolicy:      new(admissionv1.NeverReinvocationPolicy),
-			SideEffects:             new(admissionv1.SideEffectClassNone),
-			TimeoutSeconds:          new(int32(10)),
-			AdmissionReviewVersions: []string{"v1"},
-			NamespaceSelector:       &metav1.LabelSelector{MatchExpressions: namespace},
-			ObjectSelector:          &metav1.LabelSelector{MatchExpressions: object},
-		}
-	}
-	const enable, inject = "istio-injection", "sidecar.istio.io/inject"
-	hooks := []admissionv1.MutatingWebhook{
-		hook("rev.namespace", []req{in(revLabel, o.Revision), absent(enable)}, []req{notIn(inject, "false")}),
-		hook("rev.object", []req{absent(revLabel), absent(enable)}, []req{notIn(inject, "false"), in(revLabel, o.Revision)}),
-	}
-	if o.Revision == "default" {
-		hooks = append(hooks,
-			hook("namespace", []req{in(enable, "enabled")}, []req{notIn(inject, "false")}),
-			hook("object", []req{absent(enable), absent(revLabel)}, []req{in(inject, "true"), absent(revLabel)}))
-	}
-	return &admissionv1.MutatingWebhookConfiguration{ObjectMeta: meta(o, webhookName(o), "Pilot", false, "app", "sidecar-injector"), Webhooks: hooks}
 }

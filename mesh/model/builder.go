@@ -3,9 +3,7 @@ package model
 import (
 	"cmp"
 	"maps"
-	"reflect"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -25,16 +23,13 @@ type Builder struct {
 	now  func() time.Time
 	prev *Snapshot
 
-	services map[string]*corev1.Service // "namespace/name"
-	slices   map[string]map[string]*discoveryv1.EndpointSlice
-	pods     map[string]*Pod
-	podsByIP map[string]*Pod
-	podUsers map[string]map[string]bool // pod -> services with an endpoint on it
+	clusters map[string]*cluster
+	order    []string // of clusters: the control plane's own, then by name
 	configs  map[Key]*configEntry
 
-	dirtyServices  map[string]bool
-	dirtyEndpoints map[string]bool
-	dirtyPods      bool
+	dirtyServices  map[string]bool // "namespace/name"
+	dirtyEndpoints map[string]bool // likewise
+	dirtyClusters  bool            // one came or went, or a network or a node changed
 	dirtyConfig    bool
 }
 
@@ -48,13 +43,13 @@ type configEntry struct {
 
 // NewBuilder returns an empty Builder; now stamps the snapshots.
 func NewBuilder(mesh Mesh, now func() time.Time) *Builder {
-	return &Builder{
+	b := &Builder{
 		mesh: mesh, now: now,
-		services: map[string]*corev1.Service{}, slices: map[string]map[string]*discoveryv1.EndpointSlice{},
-		pods: map[string]*Pod{}, podsByIP: map[string]*Pod{}, podUsers: map[string]map[string]bool{},
-		configs:       map[Key]*configEntry{},
+		clusters: map[string]*cluster{}, configs: map[Key]*configEntry{},
 		dirtyServices: map[string]bool{}, dirtyEndpoints: map[string]bool{},
 	}
+	b.in(mesh.ClusterID)
+	return b
 }
 
 // Change says how far a recorded event reaches.
@@ -67,28 +62,12 @@ const (
 	Config               // a service or a traffic object changed
 )
 
-// Set records that an object was added or changed. Kinds that the model does not hold are ignored.
+// Set records that an object of the control plane's own cluster was added or changed. Kinds that the model does not hold are
+// ignored.
 func (b *Builder) Set(obj any) Change {
 	switch o := obj.(type) {
-	case *corev1.Service:
-		k := o.Namespace + "/" + o.Name
-		b.services[k] = o
-		b.dirtyServices[k], b.dirtyEndpoints[k] = true, true
-		return Config
-	case *discoveryv1.EndpointSlice:
-		name := o.Labels[discoveryv1.LabelServiceName]
-		if name == "" {
-			return Nothing
-		}
-		k := o.Namespace + "/" + name
-		if b.slices[k] == nil {
-			b.slices[k] = map[string]*discoveryv1.EndpointSlice{}
-		}
-		b.slices[k][o.Name] = o
-		b.dirtyEndpoints[k] = true
-		return EndpointsOnly
-	case *corev1.Pod:
-		return b.setPod(o)
+	case *corev1.Service, *discoveryv1.EndpointSlice, *corev1.Pod, *corev1.Node, *corev1.Namespace:
+		return b.SetIn(b.mesh.ClusterID, o)
 	case *networking.VirtualService:
 		return b.setConfig("VirtualService", o.ObjectMeta, o, func(m Meta) any {
 			v := &VirtualService{Meta: m, Spec: o}
@@ -111,6 +90,38 @@ func (b *Builder) Set(obj any) Change {
 		})
 	case *networking.Gateway:
 		return b.setConfig("Gateway", o.ObjectMeta, o, func(m Meta) any { return &Gateway{Meta: m, Spec: o} })
+	}
+	return Nothing
+}
+
+// SetIn records that an object of a cluster was added or changed: a service, its endpoints, a pod, a node or the root namespace.
+// Traffic objects come from the control plane's own cluster only, as in Istio, and are ignored here.
+func (b *Builder) SetIn(id string, obj any) Change {
+	c := b.in(id)
+	switch o := obj.(type) {
+	case *corev1.Service:
+		k := o.Namespace + "/" + o.Name
+		c.services[k] = o
+		b.dirtyServices[k], b.dirtyEndpoints[k] = true, true
+		return Config
+	case *discoveryv1.EndpointSlice:
+		name := o.Labels[discoveryv1.LabelServiceName]
+		if name == "" {
+			return Nothing
+		}
+		k := o.Namespace + "/" + name
+		if c.slices[k] == nil {
+			c.slices[k] = map[string]*discoveryv1.EndpointSlice{}
+		}
+		c.slices[k][o.Name] = o
+		b.dirtyEndpoints[k] = true
+		return EndpointsOnly
+	case *corev1.Pod:
+		return b.setPod(c, o)
+	case *corev1.Node:
+		return b.setNode(c, o, false)
+	case *corev1.Namespace:
+		return b.setNamespace(c, o, false)
 	}
 	return Nothing
 }
@@ -142,61 +153,41 @@ func (b *Builder) setConfig(kind string, m metav1.ObjectMeta, obj any, convert f
 	return Config
 }
 
-func (b *Builder) setPod(o *corev1.Pod) Change {
-	k := o.Namespace + "/" + o.Name
-	p := convertPod(o)
-	old := b.pods[k]
-	if old != nil && reflect.DeepEqual(old, p) {
-		return Nothing
-	}
-	if old != nil && b.podsByIP[old.IP] == old {
-		delete(b.podsByIP, old.IP)
-	}
-	b.pods[k] = p
-	if p.IP != "" && !o.Spec.HostNetwork && o.Status.Phase != corev1.PodFailed && o.Status.Phase != corev1.PodSucceeded {
-		b.podsByIP[p.IP] = p
-	}
-	b.dirtyPods = true
-	for svc := range b.podUsers[k] {
-		b.dirtyEndpoints[svc] = true
-	}
-	return EndpointsOnly
-}
-
-// Delete records that an object is gone.
+// Delete records that an object of the control plane's own cluster is gone.
 func (b *Builder) Delete(obj any) Change {
 	switch o := obj.(type) {
-	case *corev1.Service:
-		k := o.Namespace + "/" + o.Name
-		delete(b.services, k)
-		b.dirtyServices[k], b.dirtyEndpoints[k] = true, true
-		return Config
-	case *discoveryv1.EndpointSlice:
-		name := o.Labels[discoveryv1.LabelServiceName]
-		k := o.Namespace + "/" + name
-		delete(b.slices[k], o.Name)
-		b.dirtyEndpoints[k] = true
-		return EndpointsOnly
-	case *corev1.Pod:
-		k := o.Namespace + "/" + o.Name
-		if p := b.pods[k]; p != nil {
-			if b.podsByIP[p.IP] == p {
-				delete(b.podsByIP, p.IP)
-			}
-			delete(b.pods, k)
-		}
-		for svc := range b.podUsers[k] {
-			b.dirtyEndpoints[svc] = true
-		}
-		delete(b.podUsers, k)
-		b.dirtyPods = true
-		return EndpointsOnly
+	case *corev1.Service, *discoveryv1.EndpointSlice, *corev1.Pod, *corev1.Node, *corev1.Namespace:
+		return b.DeleteIn(b.mesh.ClusterID, o)
 	case *networking.VirtualService:
 		return b.deleteConfig(Key{"VirtualService", o.Namespace, o.Name})
 	case *networking.DestinationRule:
 		return b.deleteConfig(Key{"DestinationRule", o.Namespace, o.Name})
 	case *networking.Gateway:
 		return b.deleteConfig(Key{"Gateway", o.Namespace, o.Name})
+	}
+	return Nothing
+}
+
+// DeleteIn records that an object of a cluster is gone.
+func (b *Builder) DeleteIn(id string, obj any) Change {
+	c := b.in(id)
+	switch o := obj.(type) {
+	case *corev1.Service:
+		k := o.Namespace + "/" + o.Name
+		delete(c.services, k)
+		b.dirtyServices[k], b.dirtyEndpoints[k] = true, true
+		return Config
+	case *discoveryv1.EndpointSlice:
+		k := o.Namespace + "/" + o.Labels[discoveryv1.LabelServiceName]
+		delete(c.slices[k], o.Name)
+		b.dirtyEndpoints[k] = true
+		return EndpointsOnly
+	case *corev1.Pod:
+		return b.deletePod(c, o)
+	case *corev1.Node:
+		return b.setNode(c, o, true)
+	case *corev1.Namespace:
+		return b.setNamespace(c, o, true)
 	}
 	return Nothing
 }
@@ -212,15 +203,17 @@ func (b *Builder) Build() *Snapshot {
 	prev := b.prev
 	if prev == nil {
 		prev = &Snapshot{}
-		b.dirtyPods, b.dirtyConfig = true, true
+		b.dirtyClusters, b.dirtyConfig = true, true
 	}
 	s := *prev
 	s.Sequence, s.BuiltAt, s.Mesh = prev.Sequence+1, b.now(), b.mesh
-	if b.dirtyPods {
-		s.pods, s.podsByIP = maps.Clone(b.pods), maps.Clone(b.podsByIP)
+	b.buildPods(&s)
+	if b.dirtyClusters {
+		b.buildClusters(&s)
 	}
 	if len(b.dirtyServices) > 0 || s.byHost == nil {
 		b.buildServices(&s)
+		b.buildGateways(&s)
 	}
 	if len(b.dirtyEndpoints) > 0 || s.endpoints == nil {
 		b.buildEndpoints(&s)
@@ -235,116 +228,29 @@ func (b *Builder) Build() *Snapshot {
 				cmp.Compare(a.Object.Name, b.Object.Name), cmp.Compare(a.Problem.Field, b.Problem.Field))
 		})
 	}
-	b.dirtyPods, b.dirtyConfig = false, false
+	b.dirtyClusters, b.dirtyConfig = false, false
 	clear(b.dirtyServices)
 	clear(b.dirtyEndpoints)
 	b.prev = &s
 	return &s
 }
 
-func (b *Builder) buildServices(s *Snapshot) {
-	byHost := maps.Clone(s.byHost)
-	if byHost == nil {
-		byHost = map[string]*Service{}
-	}
-	changed := false
-	for k := range b.dirtyServices {
-		ns, name, _ := strings.Cut(k, "/")
-		host := b.mesh.Hostname(name, ns)
-		old := byHost[host]
-		var svc *Service
-		if o := b.services[k]; o != nil {
-			svc = convertService(b.mesh, o)
-		}
-		switch {
-		case svc == nil && old == nil, old != nil && svc != nil && reflect.DeepEqual(old, svc):
-			continue
-		case svc == nil:
-			delete(byHost, host)
-		default:
-			byHost[host] = svc
-		}
-		changed = true
-	}
-	if !changed && s.byHost != nil {
-		return
-	}
-	s.byHost, s.ServicesAt = byHost, s.Sequence
-	s.Services = slices.SortedFunc(maps.Values(byHost), func(a, b *Service) int { return cmp.Compare(a.Hostname, b.Hostname) })
-	s.byNamespace = map[string][]*Service{}
-	for _, svc := range s.Services {
-		s.byNamespace[svc.Namespace] = append(s.byNamespace[svc.Namespace], svc)
-	}
-}
-
-func (b *Builder) buildEndpoints(s *Snapshot) {
-	eps := maps.Clone(s.endpoints)
-	if eps == nil {
-		eps = map[string]*Endpoints{}
-	}
-	for k := range b.dirtyEndpoints {
-		ns, name, _ := strings.Cut(k, "/")
-		host := b.mesh.Hostname(name, ns)
-		if b.services[k] == nil {
-			delete(eps, host)
+// buildPods copies the pods of those clusters whose pods changed.
+func (b *Builder) buildPods(s *Snapshot) {
+	copied := false
+	for id, c := range b.clusters {
+		if !c.dirtyPods {
 			continue
 		}
-		e := b.endpointsOf(k, host, s)
-		if old := eps[host]; old == nil || !reflect.DeepEqual(old, e) {
-			eps[host] = e
-		}
-	}
-	s.endpoints = eps
-}
-
-func (b *Builder) endpointsOf(key, host string, s *Snapshot) *Endpoints {
-	out := &Endpoints{Hostname: host, ByPort: map[string][]*Endpoint{}}
-	ids := map[string]bool{}
-	for _, slice := range b.slices[key] {
-		if slice.AddressType == discoveryv1.AddressTypeFQDN {
-			continue
-		}
-		for _, ep := range slice.Endpoints {
-			ready := ep.Conditions.Ready == nil || *ep.Conditions.Ready
-			if !ready || len(ep.Addresses) == 0 {
-				continue
-			}
-			pod := s.podsByIP[ep.Addresses[0]]
-			if ref := ep.TargetRef; ref != nil && ref.Kind == "Pod" {
-				pk := ref.Namespace + "/" + ref.Name
-				if b.podUsers[pk] == nil {
-					b.podUsers[pk] = map[string]bool{}
-				}
-				b.podUsers[pk][key] = true
-				pod = s.pods[pk]
-			}
-			if pod != nil {
-				ids[pod.Identity(b.mesh.TrustDomain)] = true
-			}
-			for _, port := range slice.Ports {
-				if port.Port == nil {
-					continue
-				}
-				e := &Endpoint{Address: ep.Addresses[0], Port: uint32(*port.Port), Pod: pod}
-				if ep.Zone != nil {
-					e.Zone = *ep.Zone
-				}
-				name := ""
-				if port.Name != nil {
-					name = *port.Name
-				}
-				out.ByPort[name] = append(out.ByPort[name], e)
+		if !copied {
+			s.pods, copied = maps.Clone(s.pods), true
+			if s.pods == nil {
+				s.pods = map[string]map[string]*Pod{}
 			}
 		}
+		s.pods[id] = maps.Clone(c.pods)
+		c.dirtyPods = false
 	}
-	for name, l := range out.ByPort {
-		slices.SortFunc(l, func(a, b *Endpoint) int {
-			return cmp.Or(cmp.Compare(a.Address, b.Address), cmp.Compare(a.Port, b.Port))
-		})
-		out.ByPort[name] = slices.CompactFunc(l, func(a, b *Endpoint) bool { return a.Address == b.Address && a.Port == b.Port })
-	}
-	out.Identities = slices.Sorted(maps.Keys(ids))
-	return out
 }
 
 func (b *Builder) buildConfig(s *Snapshot) {
@@ -396,101 +302,4 @@ func (b *Builder) buildConfig(s *Snapshot) {
 	for _, r := range s.DestinationRules {
 		s.rules[r.Host] = append(s.rules[r.Host], r)
 	}
-}
-
-func convertPod(o *corev1.Pod) *Pod {
-	p := &Pod{
-		Name: o.Name, Namespace: o.Namespace, IP: o.Status.PodIP, Labels: o.Labels,
-		ServiceAccount: cmp.Or(o.Spec.ServiceAccountName, "default"), Node: o.Spec.NodeName,
-		TLSMode: o.Labels["security.istio.io/tlsMode"] == "istio", Ports: map[string]uint32{},
-	}
-	p.Workload = WorkloadName(o)
-	for _, c := range o.Spec.Containers {
-		for _, port := range c.Ports {
-			if port.Name != "" {
-				p.Ports[port.Name] = uint32(port.ContainerPort)
-			}
-		}
-	}
-	return p
-}
-
-// WorkloadName is the name of what made the pod: its Deployment, or whatever controls it, or the pod itself.
-func WorkloadName(o *corev1.Pod) string {
-	ref := metav1.GetControllerOf(o)
-	if ref == nil {
-		return cmp.Or(o.Name, strings.TrimSuffix(o.GenerateName, "-"))
-	}
-	if hash := o.Labels["pod-template-hash"]; ref.Kind == "ReplicaSet" && hash != "" {
-		return strings.TrimSuffix(ref.Name, "-"+hash)
-	}
-	return ref.Name
-}
-
-func convertService(m Mesh, o *corev1.Service) *Service {
-	if o.Spec.Type == corev1.ServiceTypeExternalName {
-		return nil
-	}
-	s := &Service{Name: o.Name, Namespace: o.Namespace, Hostname: m.Hostname(o.Name, o.Namespace), Labels: o.Labels, Selector: o.Spec.Selector}
-	for _, ip := range o.Spec.ClusterIPs {
-		if ip != "" && ip != corev1.ClusterIPNone {
-			s.VIPs = append(s.VIPs, ip)
-		}
-	}
-	if len(s.VIPs) == 0 && o.Spec.ClusterIP != "" && o.Spec.ClusterIP != corev1.ClusterIPNone {
-		s.VIPs = []string{o.Spec.ClusterIP}
-	}
-	s.Headless = len(s.VIPs) == 0
-	if e := o.Annotations["networking.istio.io/exportTo"]; e != "" {
-		for x := range strings.SplitSeq(e, ",") {
-			s.ExportTo = append(s.ExportTo, strings.TrimSpace(x))
-		}
-	}
-	for _, p := range o.Spec.Ports {
-		target := p.TargetPort.String()
-		if target == "" || target == "0" {
-			target = strconv.Itoa(int(p.Port))
-		}
-		s.Ports = append(s.Ports, Port{Name: p.Name, Number: uint32(p.Port), TargetPort: target, Protocol: portProtocol(p)})
-	}
-	return s
-}
-
-// portProtocol is Istio's rule: UDP is UDP, then appProtocol, then the port's name up to its first dash.
-func portProtocol(p corev1.ServicePort) Protocol {
-	if p.Protocol == corev1.ProtocolUDP || p.Protocol == corev1.ProtocolSCTP {
-		return UDP
-	}
-	name := p.Name
-	if p.AppProtocol != nil {
-		switch strings.ToLower(*p.AppProtocol) {
-		case "kubernetes.io/h2c":
-			return HTTP2
-		case "kubernetes.io/ws":
-			return HTTP
-		case "kubernetes.io/wss":
-			return HTTPS
-		}
-		name = strings.ToLower(*p.AppProtocol)
-	}
-	prefix, _, _ := strings.Cut(strings.ToLower(name), "-")
-	switch prefix {
-	case "http":
-		return HTTP
-	case "http2":
-		return HTTP2
-	case "grpc":
-		return GRPC
-	case "https":
-		return HTTPS
-	case "tls":
-		return TLS
-	case "tcp", "mongo", "mysql", "redis":
-		return TCP
-	}
-	switch p.Port {
-	case 25, 3306, 6379, 27017: // well known protocols in which the server speaks first
-		return TCP
-	}
-	return Auto
 }

@@ -49,6 +49,8 @@ type Snapshot struct {
 
 	// NetworkGateways are the ways into a network from others, by network; sorted by address.
 	NetworkGateways map[string][]NetworkGateway
+	// NetworksAt is the sequence of the snapshot in which NetworkGateways last changed.
+	NetworksAt uint64
 
 	// SourceLabels are the label keys that rules ask of the callers, sorted.
 	SourceLabels []string
@@ -62,9 +64,10 @@ type Snapshot struct {
 	byHost      map[string]*Service
 	byNamespace map[string][]*Service // by host name
 	endpoints   map[string]*Endpoints
-	pods        map[string]*Pod // "namespace/name"
-	podsByIP    map[string]*Pod
-	rules       map[string][]*DestinationRule // by resolved host
+	pods        map[string]map[string]*Pod     // by cluster, then "namespace/name"
+	networks    map[string]string              // of clusters
+	nodes       map[string]map[string]Locality // by cluster
+	rules       map[string][]*DestinationRule  // by resolved host
 }
 
 // ObjectProblem says why an object is not, or only partly, in force.
@@ -79,9 +82,10 @@ type ObjectProblem struct {
 // Service is a Kubernetes Service.
 type Service struct {
 	Name, Namespace string
-	Hostname        string   // reviews.default.svc.cluster.local
-	VIPs            []string // in the control plane's own cluster; empty for headless services
-	Headless        bool
+	Hostname        string // reviews.default.svc.cluster.local
+	// VIPs are the addresses in the control plane's own cluster, or in the first that has the service; empty for headless services.
+	VIPs     []string
+	Headless bool
 	// ClusterVIPs are the addresses in each cluster that has the service, by cluster: it is one service wherever namespace and name
 	// are the same.
 	ClusterVIPs map[string][]string
@@ -207,11 +211,20 @@ func (s *Snapshot) Service(host string) *Service { return s.byHost[host] }
 // Endpoints returns the endpoints of a service, or nil.
 func (s *Snapshot) Endpoints(host string) *Endpoints { return s.endpoints[host] }
 
-// Pod returns a pod, or nil.
-func (s *Snapshot) Pod(namespace, name string) *Pod { return s.pods[namespace+"/"+name] }
+// Pod returns a pod of the control plane's own cluster, or nil.
+func (s *Snapshot) Pod(namespace, name string) *Pod {
+	return s.PodIn(s.Mesh.ClusterID, namespace, name)
+}
 
-// PodByIP returns the pod with that address, or nil.
-func (s *Snapshot) PodByIP(ip string) *Pod { return s.podsByIP[ip] }
+// PodIn returns a pod of a cluster, or nil.
+func (s *Snapshot) PodIn(cluster, namespace, name string) *Pod {
+	return s.pods[cluster][namespace+"/"+name]
+}
+
+// PodOf returns the pod that a proxy is in, or nil. A proxy that does not name its cluster is in the control plane's own.
+func (s *Snapshot) PodOf(v ProxyView) *Pod {
+	return s.PodIn(cmp.Or(v.ClusterID, s.Mesh.ClusterID), v.Namespace, v.Pod)
+}
 
 // DestinationRule returns the rule that a client in namespace obeys for host: one of its own namespace, else of the
 // service's, else of the root namespace; an exact host before a wildcard, the longest wildcard first.

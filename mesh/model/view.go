@@ -36,12 +36,13 @@ type ProxyView struct {
 	NetworkView []string
 }
 
-// VIPs are the addresses of a service that a proxy of this view can call: those of its own cluster.
+// VIPs are the addresses of a service that a proxy of this view can call: those of its own cluster. Other clusters' addresses mean
+// something else there, or nothing; so a service that the proxy's cluster does not have gives it none.
 func (v ProxyView) VIPs(s *Service) []string {
-	if own, ok := s.ClusterVIPs[v.ClusterID]; ok {
-		return own
+	if v.ClusterID == "" || len(s.ClusterVIPs) == 0 {
+		return s.VIPs
 	}
-	return s.VIPs
+	return s.ClusterVIPs[v.ClusterID]
 }
 
 // ParseNode reads an xDS node: "sidecar~10.0.0.1~pod.ns~ns.svc.cluster.local" and Istio's metadata.
@@ -70,5 +71,11 @@ func ParseNode(id string, metadata *structpb.Struct) (ProxyView, error) {
 	v.Network = f["NETWORK"].GetStringValue()
 	v.Version = f["ISTIO_VERSION"].GetStringValue()
 	v.Interceptor = f["INTERCEPTION_MODE"].GetStringValue()
+	v.SNIDNAT = f["ROUTER_MODE"].GetStringValue() == "sni-dnat"
+	for n := range strings.SplitSeq(f["REQUESTED_NETWORK_VIEW"].GetStringValue(), ",") {
+		if n = strings.TrimSpace(n); n != "" {
+			v.NetworkView = append(v.NetworkView, n)
+		}
+	}
 	return v, nil
 }

@@ -29,11 +29,18 @@ func policyPaths(at string) []string {
 	var out []string
 	for _, p := range []string{at, at + ".portLevelSettings"} {
 		for _, f := range []string{
-			"loadBalancer.simple",
-			"connectionPool.tcp.connectTimeout", "connectionPool.tcp.tcpKeepalive.**", "connectionPool.tcp.maxConnectionDuration",
-			"connectionPool.http.maxRequestsPerConnection", "connectionPool.http.idleTimeout",
-			"connectionPool.http.h2UpgradePolicy", "connectionPool.http.useClientProtocol",
-			"tls.mode", "tls.sni", "tls.subjectAltNames",
+			"loadBalancer.simple", "loadBalancer.consistentHash.**", "loadBalancer.localityLbSetting.**",
+			"connectionPool.tcp.maxConnections", "connectionPool.tcp.connectTimeout", "connectionPool.tcp.tcpKeepalive.**",
+			"connectionPool.tcp.idleTimeout",
+			"connectionPool.http.http1MaxPendingRequests", "connectionPool.http.http2MaxRequests",
+			"connectionPool.http.maxRequestsPerConnection", "connectionPool.http.maxRetries", "connectionPool.http.idleTimeout",
+			"connectionPool.http.h2UpgradePolicy", "connectionPool.http.useClientProtocol", "connectionPool.http.maxConcurrentStreams",
+			"outlierDetection.consecutiveErrors", "outlierDetection.splitExternalLocalOriginErrors",
+			"outlierDetection.consecutiveLocalOriginFailures", "outlierDetection.consecutiveGatewayErrors",
+			"outlierDetection.consecutive5xxErrors", "outlierDetection.interval", "outlierDetection.baseEjectionTime",
+			"outlierDetection.maxEjectionPercent", "outlierDetection.minHealthPercent",
+			"tls.mode", "tls.sni", "tls.subjectAltNames", "tls.clientCertificate", "tls.privateKey", "tls.caCertificates",
+			"tls.insecureSkipVerify",
 		} {
 			out = append(out, p+"."+f)
 		}

@@ -221,38 +221,6 @@ func (v *validator) destinationRule(s *networkingv1alpha3.DestinationRule) {
 	}
 }
 
-func (v *validator) policy(at string, p *networkingv1alpha3.TrafficPolicy) {
-	if p == nil {
-		return
-	}
-	v.settings(at, p.LoadBalancer, p.ConnectionPool, p.Tls)
-	for i, pl := range p.PortLevelSettings {
-		pat := fmt.Sprintf("%s.portLevelSettings[%d]", at, i)
-		if pl.GetPort().GetNumber() == 0 {
-			v.err(pat+".port.number", "no port", "name the service's port")
-		}
-		v.settings(pat, pl.LoadBalancer, pl.ConnectionPool, pl.Tls)
-	}
-}
-
-func (v *validator) settings(at string, lb *networkingv1alpha3.LoadBalancerSettings, cp *networkingv1alpha3.ConnectionPoolSettings, tls *networkingv1alpha3.ClientTLSSettings) {
-	// the old name is what this warns about
-	if lb.GetSimple() == networkingv1alpha3.LoadBalancerSettings_LEAST_CONN {
-		v.warn(at+".loadBalancer.simple", "LEAST_CONN is the old name of LEAST_REQUEST", "say LEAST_REQUEST")
-	}
-	v.duration(at+".connectionPool.tcp.connectTimeout", cp.GetTcp().GetConnectTimeout())
-	if n := cp.GetHttp().GetMaxRequestsPerConnection(); n < 0 {
-		v.err(at+".connectionPool.http.maxRequestsPerConnection", fmt.Sprintf("%d is negative", n), "use 0 for no limit")
-	}
-	if tls != nil {
-		switch tls.Mode {
-		case networkingv1alpha3.ClientTLSSettings_DISABLE, networkingv1alpha3.ClientTLSSettings_ISTIO_MUTUAL:
-		default:
-			v.err(at+".tls.mode", fmt.Sprintf("mode %s is not supported", tls.Mode), "use DISABLE or ISTIO_MUTUAL")
-		}
-	}
-}
-
 func (v *validator) gateway(s *networkingv1alpha3.Gateway) {
 	if len(s.Servers) == 0 {
 		v.err("spec.servers", "no server", "add a port and hosts")

@@ -60,7 +60,7 @@ func (p *Proxy) serveAdmin(ctx context.Context, g *errgroup.Group, node *corev3.
 
 func (p *Proxy) source(node *corev3.Node) admin.Source {
 	src := admin.Source{
-		View: p.upstreams.View, Secrets: p.store, State: p.serving, Addrs: p.listeners.Addrs, NodeID: p.b.NodeID, Version: p.b.Version,
+		View: p.upstreams.View, Events: p.upstreams.OutlierEvents(), Secrets: p.store, State: p.serving, Addrs: p.listeners.Addrs, NodeID: p.b.NodeID, Version: p.b.Version,
 		Started: p.started, Level: p.b.Level,
 		Dump: func(eds bool, resource string) ([]byte, error) {
 			return p.state.Dump(state.DumpOptions{Node: node, Version: p.b.Version, Endpoints: eds, Resource: resource, Secrets: dumped(p.store.Info())})

@@ -37,8 +37,15 @@ var testMesh = model.Mesh{
 // read builds a snapshot and the proxy to translate for out of a case: objects, and one document of kind ProxyView.
 func read(t testing.TB, data []byte) (*model.Snapshot, model.ProxyView) {
 	t.Helper()
+	return readStepwise(t, data, func(*model.Builder) {})
+}
+
+// readStepwise calls step after each object.
+func readStepwise(t testing.TB, data []byte, step func(*model.Builder)) (*model.Snapshot, model.ProxyView) {
+	t.Helper()
 	b := model.NewBuilder(testMesh, func() time.Time { return time.Unix(0, 0) })
 	var view model.ProxyView
+	cluster := testMesh.ClusterID
 	dec := kyaml.NewYAMLReader(newReader(data))
 	for n := int64(1); ; n++ {
 		doc, err := dec.Read()
@@ -60,12 +67,28 @@ func read(t testing.TB, data []byte) (*model.Snapshot, model.ProxyView) {
 			var v struct {
 				Type, ID, IP, Namespace, Pod string
 				Labels                       map[string]string
+				ClusterID, Network           string
+				NetworkView                  []string
+				SNIDNAT                      bool
+				Region, Zone, SubZone        string
 			}
 			if err := yaml.Unmarshal(doc, &v); err != nil {
 				t.Fatal(err)
 			}
-			view = model.ProxyView{Type: model.ProxyType(v.Type), ID: v.Pod + "." + v.Namespace, IP: v.IP, Namespace: v.Namespace, Pod: v.Pod, Labels: v.Labels}
+			view = model.ProxyView{Type: model.ProxyType(v.Type), ID: v.Pod + "." + v.Namespace, IP: v.IP, Namespace: v.Namespace, Pod: v.Pod, Labels: v.Labels,
+				ClusterID: v.ClusterID, Network: v.Network, NetworkView: v.NetworkView, SNIDNAT: v.SNIDNAT, Region: v.Region, Zone: v.Zone, SubZone: v.SubZone}
 			continue
+		case "Cluster": // what follows is in that cluster
+			var c struct{ Kind, ID string }
+			if err := yaml.UnmarshalStrict(doc, &c); err != nil {
+				t.Fatal(err)
+			}
+			cluster = c.ID
+			continue
+		case "Node":
+			obj = &corev1.Node{}
+		case "Namespace":
+			obj = &corev1.Namespace{}
 		case "Service":
 			obj = &corev1.Service{}
 		case "Pod":
@@ -87,7 +110,13 @@ func read(t testing.TB, data []byte) (*model.Snapshot, model.ProxyView) {
 		m := obj.(metav1.Object)
 		m.SetGeneration(1)
 		m.SetCreationTimestamp(metav1.Unix(n, 0))
-		b.Set(obj)
+		switch obj.(type) {
+		case *networking.VirtualService, *networking.DestinationRule, *networking.Gateway:
+			b.Set(obj)
+		default:
+			b.SetIn(cluster, obj)
+		}
+		step(b)
 	}
 	s := b.Build()
 	for _, p := range s.Problems {
@@ -95,7 +124,7 @@ func read(t testing.TB, data []byte) (*model.Snapshot, model.ProxyView) {
 			t.Fatalf("%v: %v", p.Object, p.Problem)
 		}
 	}
-	return s, view
+	return s, s.View(view)
 }
 
 func newReader(data []byte) *bufio.Reader { return bufio.NewReader(bytes.NewReader(data)) }
@@ -185,6 +214,45 @@ func TestGolden(t *testing.T) {
 		} else if err := os.Remove(filepath.Join("testdata", e.Name())); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// TestChangesAreFollowed builds up each case object by object with one Translator, for a proxy of its own and for one elsewhere:
+// what it remembers must never stand for something else.
+func TestChangesAreFollowed(t *testing.T) {
+	versions := func(tr *Translator, s *model.Snapshot, v model.ProxyView) map[string]string {
+		parts, err := tr.Parts(s, s.View(v))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := map[string]string{}
+		for _, p := range parts {
+			for typ := range xds.PushOrder {
+				for _, r := range p.Resources(typ) {
+					got[xds.PushOrder[typ]+"/"+r.Name] = r.Version
+				}
+			}
+		}
+		return got
+	}
+	for _, in := range cases(t) {
+		data, err := os.ReadFile(in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, own := read(t, data)
+		other := own
+		other.ID, other.ClusterID, other.Network, other.Region = "elsewhere.default", "two", "elsewhere", "us"
+		other.Labels = map[string]string{"app": "elsewhere"}
+		tr := New()
+		readStepwise(t, data, func(b *model.Builder) {
+			s := b.Build()
+			for _, v := range []model.ProxyView{own, other} {
+				if d := cmp.Diff(versions(New(), s, v), versions(tr, s, v)); d != "" {
+					t.Fatalf("%s: after %d objects, from nothing and by change:\n%s", in, s.Sequence, d)
+				}
+			}
+		})
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	"google.golang.org/protobuf/types/known/durationpb"
+	networking "istio.io/api/networking/v1alpha3"
 
 	"github.com/meshproof/meshproof/mesh/model"
 )
@@ -26,6 +27,7 @@ type vhostKey struct {
 	svc   *model.Service
 	rule  *model.VirtualService
 	world uint64 // ServicesAt
+	hash  string // what destinations are balanced by
 }
 
 // routeKey names a route configuration of a scope.
@@ -146,16 +148,35 @@ func (o *outbound) virtualHost(k vhostKey, domains []string) *routev3.VirtualHos
 	if k.rule != nil {
 		k.world = o.s.ServicesAt
 	}
+	k.hash = o.hashKey(k)
 	h, _ := o.t.vhosts.get(o.s.Sequence, k, func() (*routev3.VirtualHost, error) {
 		h := &routev3.VirtualHost{Name: fmt.Sprintf("%s:%d", k.host, k.port), Domains: domains, IncludeRequestAttemptCount: true}
 		if k.rule != nil {
 			h.Routes = o.httpRoutes(k.rule, "mesh", k.port, false)
 		} else {
-			h.Routes = []*routev3.Route{defaultRoute(k.host, k.port)}
+			h.Routes = []*routev3.Route{defaultRoute(k.host, k.port, o.hashOf(k.host, "", k.port))}
 		}
 		return h, nil
 	})
 	return h
+}
+
+// hashKey is what the routes of a host are hashed by, as text.
+func (o *outbound) hashKey(k vhostKey) string {
+	switch {
+	case !o.needs.hash:
+		return ""
+	case k.rule == nil:
+		return hashText(o.hashOf(k.host, "", k.port))
+	}
+	var b strings.Builder
+	for _, r := range k.rule.Spec.Spec.Http {
+		for _, d := range r.Route {
+			b.WriteString(hashText(o.hashOfDestination(k.rule, d.Destination, k.port)))
+			b.WriteByte('\n')
+		}
+	}
+	return b.String()
 }
 
 // ruleFor is the VirtualService that sidecars obey for a host: an exact host before a wildcard, the longest wildcard
@@ -197,21 +218,23 @@ func (o *outbound) domains(svc *model.Service) []string {
 		out = append(out, "*."+svc.Hostname)
 		return out
 	}
-	return append(out, svc.VIPs...)
+	return append(out, o.vips(svc)...)
 }
 
-func defaultRoute(host string, port uint32) *routev3.Route {
+func defaultRoute(host string, port uint32, hash *networking.LoadBalancerSettings_ConsistentHashLB) *routev3.Route {
+	a := &routev3.RouteAction{
+		ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: clusterName(port, "", host)},
+		Timeout:          durationpb.New(0),
+		RetryPolicy:      defaultRetries(),
+		MaxStreamDuration: &routev3.RouteAction_MaxStreamDuration{
+			MaxStreamDuration: durationpb.New(0), GrpcTimeoutHeaderMax: durationpb.New(0),
+		},
+	}
+	addHash(a, hash)
 	return &routev3.Route{
-		Name:  "default",
-		Match: &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"}},
-		Action: &routev3.Route_Route{Route: &routev3.RouteAction{
-			ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: clusterName(port, "", host)},
-			Timeout:          durationpb.New(0),
-			RetryPolicy:      defaultRetries(),
-			MaxStreamDuration: &routev3.RouteAction_MaxStreamDuration{
-				MaxStreamDuration: durationpb.New(0), GrpcTimeoutHeaderMax: durationpb.New(0),
-			},
-		}},
+		Name:      "default",
+		Match:     &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"}},
+		Action:    &routev3.Route_Route{Route: a},
 		Decorator: &routev3.Decorator{Operation: fmt.Sprintf("%s:%d/*", host, port)},
 	}
 }

@@ -111,6 +111,7 @@ func (o *outbound) forward(out *routev3.Route, vs *model.VirtualService, r *netw
 	if len(r.Route) == 1 {
 		d := r.Route[0]
 		a.ClusterSpecifier = &routev3.RouteAction_Cluster{Cluster: o.destination(vs, d.Destination, port)}
+		addHash(a, o.hashOfDestination(vs, d.Destination, port))
 		h := headersOf(d.Headers)
 		out.RequestHeadersToAdd = append(out.RequestHeadersToAdd, h.requestAdd...)
 		out.RequestHeadersToRemove = append(out.RequestHeadersToRemove, h.requestRemove...)
@@ -123,6 +124,7 @@ func (o *outbound) forward(out *routev3.Route, vs *model.VirtualService, r *netw
 			if d.Weight == 0 {
 				continue
 			}
+			addHash(a, o.hashOfDestination(vs, d.Destination, port))
 			h := headersOf(d.Headers)
 			cw := &routev3.WeightedCluster_ClusterWeight{
 				Name:                    o.destination(vs, d.Destination, port),
@@ -165,6 +167,10 @@ func (o *outbound) destinationPort(vs *model.VirtualService, d *networking.Desti
 		return svc.Ports[0].Number
 	}
 	return port
+}
+
+func (o *outbound) hashOfDestination(vs *model.VirtualService, d *networking.Destination, port uint32) *networking.LoadBalancerSettings_ConsistentHashLB {
+	return o.hashOf(o.s.Mesh.Resolve(d.Host, vs.Key.Namespace), d.Subset, o.destinationPort(vs, d, port))
 }
 
 func routeMatch(m *networking.HTTPMatchRequest) *routev3.RouteMatch {

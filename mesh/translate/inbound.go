@@ -33,7 +33,7 @@ type portOfWorkload struct {
 // the protocol of one, the first by host name decides, as in Istio.
 func inboundPorts(s *model.Snapshot, v model.ProxyView) []portOfWorkload {
 	var named map[string]uint32
-	if pod := s.Pod(v.Namespace, v.Pod); pod != nil {
+	if pod := s.PodOf(v); pod != nil {
 		named = pod.Ports
 	}
 	var out []portOfWorkload

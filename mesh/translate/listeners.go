@@ -94,7 +94,7 @@ func (o *outbound) addListeners(set *xds.Set) error {
 // addresses are where connections to a port go to: the virtual addresses, or for headless services those of the pods.
 func (o *outbound) addresses(svc *model.Service, p model.Port) []string {
 	if !svc.Headless {
-		return svc.VIPs
+		return o.vips(svc)
 	}
 	var out []string
 	if eps := o.s.Endpoints(svc.Hostname); eps != nil {

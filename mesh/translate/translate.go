@@ -30,7 +30,7 @@ const (
 // Translate gives the whole configuration of one proxy. It remembers nothing.
 func Translate(s *model.Snapshot, v model.ProxyView) (xds.Set, error) {
 	t := New()
-	shared, err := t.shared(s, scopeOf(s, v))
+	shared, err := t.shared(s, t.scopeOf(s, v))
 	if err != nil {
 		return xds.Set{}, err
 	}
@@ -59,6 +59,8 @@ type Translator struct {
 	sharedBy  memo[scopeAt, *xds.Part]
 	ports     memo[portsKey, string]
 	ownBy     memo[ownKey, *xds.Part]
+	needs     memo[*model.Snapshot, *needs]
+	nets      memo[*model.Snapshot, *networks]
 	latest    memo[any, *xds.Part] // the newest Part of a scope or proxy, kept while its content stays
 }
 
@@ -68,7 +70,7 @@ func New() *Translator { return &Translator{} }
 // Parts gives a proxy's configuration as Parts: what it shares with others of its scope, and its own. A Part that did not
 // change since the last call is the same pointer.
 func (t *Translator) Parts(s *model.Snapshot, v model.ProxyView) ([]*xds.Part, error) {
-	sc := scopeOf(s, v)
+	sc := t.scopeOf(s, v)
 	shared, err := t.sharedBy.get(s.Sequence, scopeAt{sc, s}, func() (*xds.Part, error) {
 		set, err := t.shared(s, sc)
 		if err != nil {
@@ -139,6 +141,12 @@ type scope struct {
 	typ       model.ProxyType
 	namespace string
 	labels    string // only those that some rule asks for
+	cluster   string
+	network   string
+	networks  string // that the proxy wants to see, as in place
+	dnat      bool
+	// The proxy's locality, where some rule orders endpoints by it.
+	region, zone, subZone string
 }
 
 type scopeAt struct {
@@ -146,16 +154,25 @@ type scopeAt struct {
 	snapshot *model.Snapshot
 }
 
-func scopeOf(s *model.Snapshot, v model.ProxyView) scope {
-	sc := scope{typ: v.Type, namespace: v.Namespace}
+func (t *Translator) scopeOf(s *model.Snapshot, v model.ProxyView) scope {
+	n := t.needsOf(s)
+	sc := scope{typ: v.Type, namespace: v.Namespace, cluster: v.ClusterID, network: v.Network, dnat: v.Type == model.Router && v.SNIDNAT}
+	if len(v.NetworkView) > 0 {
+		sc.networks = "\n" + strings.Join(slices.Sorted(slices.Values(v.NetworkView)), "\n") + "\n"
+	}
+	if n.locality {
+		sc.region, sc.zone, sc.subZone = v.Region, v.Zone, v.SubZone
+	}
 	if v.Type == model.Router {
 		sc.labels = encodeLabels(v.Labels) // gateways are selected by labels
 		return sc
 	}
 	used := map[string]string{}
-	for _, k := range s.SourceLabels {
-		if l, ok := v.Labels[k]; ok {
-			used[k] = l
+	for _, keys := range [][]string{s.SourceLabels, n.labels} {
+		for _, k := range keys {
+			if l, ok := v.Labels[k]; ok {
+				used[k] = l
+			}
 		}
 	}
 	sc.labels = encodeLabels(used)
@@ -181,7 +198,7 @@ func (s scope) decodeLabels() map[string]string {
 
 // shared is what every proxy of a scope has: the outbound side of sidecars, everything of gateways.
 func (t *Translator) shared(s *model.Snapshot, sc scope) (xds.Set, error) {
-	o := &outbound{t: t, s: s, scope: sc, labels: sc.decodeLabels()}
+	o := &outbound{t: t, s: s, scope: sc, labels: sc.decodeLabels(), needs: t.needsOf(s), nets: t.networksOf(s)}
 	o.collect()
 	set := xds.Set{}
 	o.addClusters(&set)
@@ -224,7 +241,7 @@ func (t *Translator) ownKeyOf(s *model.Snapshot, v model.ProxyView) ownKey {
 	if v.Type == model.Router {
 		return k
 	}
-	k.ports, _ = t.ports.get(s.Sequence, portsKey{k.view, s.ServicesAt, s.Pod(v.Namespace, v.Pod)}, func() (string, error) {
+	k.ports, _ = t.ports.get(s.Sequence, portsKey{k.view, s.ServicesAt, s.PodOf(v)}, func() (string, error) {
 		return fmt.Sprint(inboundPorts(s, v)), nil
 	})
 	return k
@@ -236,6 +253,8 @@ type outbound struct {
 	s        *model.Snapshot
 	scope    scope
 	labels   map[string]string
+	needs    *needs
+	nets     *networks
 	services []*model.Service        // visible to the scope
 	virtual  []*model.VirtualService // likewise, oldest first
 	// HTTP rules of sidecars by exact host, and those with a wildcard.
@@ -280,6 +299,11 @@ func (o *outbound) service(host string) *model.Service {
 		return nil
 	}
 	return svc
+}
+
+// vips are the addresses under which the scope's proxies call a service.
+func (o *outbound) vips(svc *model.Service) []string {
+	return model.ProxyView{ClusterID: o.scope.cluster}.VIPs(svc)
 }
 
 func sortSet(s *xds.Set) {

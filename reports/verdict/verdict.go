@@ -65,6 +65,8 @@ type Scenario struct {
 	Streams  []Stream           `json:"streams"`
 	Topology Topology           `json:"topology"`
 	Timings  map[string]float64 `json:"timings,omitempty"` // seconds by name
+	Lab      string             `json:"lab,omitempty"`     // that it ran in
+	Key      string             `json:"key,omitempty"`     // ID of the claim that tells most when the scenario passes
 	Guard    string             `json:"guard,omitempty"`   // ID of the claim that says whether the host let the others be judged
 	Error    string             `json:"error,omitempty"`   // the scenario could not be carried out
 }
@@ -131,10 +133,10 @@ type Report struct {
 	Schema    string            `json:"schema"` // "meshproof.dev/report/v1"
 	Version   string            `json:"version"`
 	Run       string            `json:"run"` // the name of its folder
-	Lab       string            `json:"lab"`
+	Lab       string            `json:"lab"` // several have a comma and a space between
 	Profile   string            `json:"profile"`
 	Seed      uint64            `json:"seed"`
-	Mesh      string            `json:"mesh"`
+	Mesh      string            `json:"mesh"` // driver of each lab, as Lab has them; one word if they agree
 	Cluster   string            `json:"cluster"`
 	Command   string            `json:"command"` // how to run it again
 	Host      map[string]string `json:"host"`
@@ -146,8 +148,9 @@ type Report struct {
 	Error     string            `json:"error,omitempty"` // the lab could not be set up
 }
 
-// Phase is a step of the bring-up.
+// Phase is a step of bringing a lab up or taking it down.
 type Phase struct {
+	Lab     string  `json:"lab,omitempty"`
 	Name    string  `json:"name"`
 	Detail  string  `json:"detail"`
 	Seconds float64 `json:"seconds"`

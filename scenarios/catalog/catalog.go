@@ -43,10 +43,11 @@ type Scenario struct {
 	Proves    string                        `json:"proves"`
 	Area      string                        `json:"area"`
 	Features  []Feature                     `json:"features"`
-	Apps      []string                      `json:"apps"` // that the lab must have
+	Apps      []string                      `json:"apps"` // that stand in namespaces of its own when it begins, in the first cluster: env.Env.Namespace
 	Lab       string                        `json:"lab"`  // name of the embedded Lab file that it runs in; scenarios of one Lab share it
 	Isolation Isolation                     `json:"isolation"`
-	Budget    map[lab.Profile]time.Duration `json:"-"` // of load, without the lab
+	Budget    map[lab.Profile]time.Duration `json:"-"`   // of the scenario alone, without lab and apps
+	Key       string                        `json:"key"` // ID of the claim that tells most when the scenario passes
 	Claims    []string                      `json:"claims"`
 	Run       Body                          `json:"-"`
 }
@@ -61,7 +62,7 @@ func All() []Scenario {
 				"goes to its own version, and changing the weights under load loses nothing.",
 			Area:      "traffic",
 			Features:  []Feature{WeightedRouting, HeaderRouting, IngressGateway},
-			Apps:      []string{"bookinfo", "hello"},
+			Apps:      []string{"bookinfo", "hello", "loadagent"},
 			Lab:       "one",
 			Isolation: Exclusive,
 			Budget:    map[lab.Profile]time.Duration{lab.Quick: 2 * time.Minute, lab.Nightly: 10 * time.Minute, lab.Soak: 2 * time.Hour},
@@ -72,6 +73,7 @@ func All() []Scenario {
 				"no request reaches a version that its route does not list",
 				"each change is acknowledged by every proxy, and obeyed",
 			},
+			Key: "share/hello/10-90/v2",
 			Run: traffic.Canary,
 		},
 	}

@@ -41,7 +41,12 @@ type Env struct {
 	// Found is true when the lab was up before; then it is not this Env's to take down.
 	Found bool
 
-	provider clusters.Provider
+	// Control asks a scenario to leave out what it is there to prove: the policy, the change. It must then fail, for that reason.
+	Control bool
+
+	provider   clusters.Provider
+	bin, cache string // as in Options
+	stage      *stage // of one scenario; nil for the lab as a whole
 }
 
 // Site is one cluster of a lab with what is in it.
@@ -82,7 +87,7 @@ func Up(ctx context.Context, o Options) (*Env, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &Env{Spec: o.Lab, Version: o.Version, provider: o.Provider}
+	e := &Env{Spec: o.Lab, Version: o.Version, provider: o.Provider, bin: o.Bin, cache: o.Cache}
 	if _, err := o.Provider.Open(ctx, o.Lab.Name); err == nil {
 		e.Found = true
 	}
@@ -121,10 +126,10 @@ func Up(ctx context.Context, o Options) (*Env, error) {
 		return e, fmt.Errorf("mesh %s: %w", o.Lab.Mesh.Driver, err)
 	}
 	e.Sites[0].Mesh = e.Mesh
-	if err := e.deploy(ctx, apps, o.Progress); err != nil {
-		return e, err
+	if len(apps) > 0 {
+		err = e.deploy(ctx, apps, o.Progress)
 	}
-	return e, nil
+	return e, err
 }
 
 func (e *Env) orNil() *Env {

@@ -67,13 +67,25 @@ func Drivers() []string { return []string{"bundled", "none"} }
 // Apps lists the apps that a Lab may deploy.
 func Apps() []string { return []string{"bookinfo", "hello"} }
 
+// DefaultName is the embedded lab file that is used when none is named.
+const DefaultName = "one"
+
 // Default returns the lab that is used when no file is given.
 func Default() *Lab {
-	l, err := Parse("fixtures/labs/one.yaml", labs.One)
+	l, err := Embedded(DefaultName)
 	if err != nil {
 		panic(err) // embedded, and covered by a test
 	}
 	return l
+}
+
+// Embedded returns the lab of the embedded file of that name.
+func Embedded(name string) (*Lab, error) {
+	data, err := labs.File(name)
+	if err != nil {
+		return nil, err
+	}
+	return Parse("fixtures/labs/"+name+".yaml", data)
 }
 
 // Clone returns a copy that shares nothing with l.

@@ -28,6 +28,18 @@ func TestDefault(t *testing.T) {
 	}
 }
 
+// Every embedded file is a valid lab that has the file's name.
+func TestEmbedded(t *testing.T) {
+	for _, name := range labs.Names() {
+		if l, err := lab.Embedded(name); err != nil || l.Name != name {
+			t.Errorf("%s.yaml: lab %+v, error %v", name, l, err)
+		}
+	}
+	if _, err := lab.Embedded("nowhere"); err == nil || !strings.Contains(err.Error(), `"nowhere"; there are`) {
+		t.Errorf("an absent file: %v", err)
+	}
+}
+
 func TestParseDefaults(t *testing.T) {
 	l, err := lab.Parse("x.yaml", []byte("apiVersion: meshproof.dev/v1\nkind: Lab\nname: small\nmesh: {driver: none}\n"))
 	if err != nil {
@@ -86,7 +98,13 @@ func TestNearest(t *testing.T) {
 }
 
 func FuzzParse(f *testing.F) {
-	f.Add(labs.One)
+	for _, name := range labs.Names() {
+		data, err := labs.File(name)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(data)
+	}
 	files, _ := filepath.Glob("testdata/bad/*.yaml")
 	for _, name := range files {
 		if data, err := os.ReadFile(name); err == nil {

@@ -1,4 +1,4 @@
-// Package session is one run: bring the lab up, carry scenarios out, judge, write the report, take the lab down.
+// Package session is one run: bring each lab up, carry its scenarios out, judge, take it down, and write one report.
 package session
 
 import (
@@ -7,7 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"sync"
+	"strings"
 	"time"
 
 	"github.com/meshproof/meshproof/clusters"
@@ -16,18 +16,19 @@ import (
 	"github.com/meshproof/meshproof/reports/verdict"
 	"github.com/meshproof/meshproof/scenarios/catalog"
 	"github.com/meshproof/meshproof/scenarios/env"
+	"github.com/meshproof/meshproof/scenarios/expect"
 	"github.com/meshproof/meshproof/scenarios/record"
-	"github.com/meshproof/meshproof/scenarios/suites/traffic"
 )
 
-// Options of a run. Env, Scenarios and Dir are required.
+// Options of a run. Env, Groups and Dir are required; Env.Lab is not read, each Group has one.
 type Options struct {
-	Env       env.Options
-	Scenarios []catalog.Scenario
-	Dir       string // the run's own folder; made by Run
-	Seed      uint64
-	Command   string // how to run it again
-	Keep      bool   // leave the lab up
+	Env     env.Options
+	Groups  []Group // one lab is up at a time, unless Keep
+	Dir     string  // the run's own folder; made by Run
+	Seed    uint64
+	Command string // how to run it again
+	Keep    bool   // leave the labs up, and in the last scenario's state
+	Control bool   // leave out what the scenarios are there to prove: each must fail
 	// Watch is called when a scenario begins, and what it returns when its load is over. May be nil.
 	Watch func(s catalog.Scenario, rec *record.Recorder) (done func())
 }
@@ -35,7 +36,7 @@ type Options struct {
 // teardownBudget bounds what is done for a lab whose run was interrupted.
 const teardownBudget = time.Minute
 
-// SetupError says that the lab could not be set up; nothing was judged.
+// SetupError says that a lab could not be set up; nothing in it was judged.
 type SetupError struct{ Err error }
 
 func (e *SetupError) Error() string { return "the lab could not be set up: " + e.Err.Error() }
@@ -44,47 +45,119 @@ func (e *SetupError) Error() string { return "the lab could not be set up: " + e
 func (e *SetupError) Unwrap() error { return e.Err }
 
 // Run carries a whole run out. The report is written whatever happens, and returned. The error is a *SetupError, or says
-// that the report could not be written or the lab not be taken down; verdicts are in the report alone.
+// that the report could not be written or a lab not be taken down; verdicts are in the report alone.
 func Run(ctx context.Context, o Options) (verdict.Report, error) {
 	if err := os.MkdirAll(o.Dir, 0o755); err != nil {
 		return verdict.Report{}, fmt.Errorf("report folder: %w", err)
 	}
-	phases := &phases{next: o.Env.Progress}
-	o.Env.Progress = phases.hear
-	l := o.Env.Lab
+	if o.Env.Progress == nil {
+		o.Env.Progress = func(clusters.Event) {}
+	}
 	r := verdict.Report{
-		Schema: render.SchemaV1, Version: o.Env.Version, Run: filepath.Base(o.Dir), Lab: l.Name, Profile: string(l.Profile),
-		Seed: o.Seed, Mesh: l.Mesh.Driver, Cluster: l.Provider, Command: o.Command, Host: hostFacts(), Started: time.Now().UTC(),
+		Schema: render.SchemaV1, Version: o.Env.Version, Run: filepath.Base(o.Dir), Seed: o.Seed, Command: o.Command,
+		Host: hostFacts(), Started: time.Now().UTC(),
 	}
-
-	e, err := env.Up(ctx, o.Env)
-	var setup error
-	if err != nil {
-		setup = &SetupError{Err: err}
-		r.Error = err.Error()
-	} else {
-		for _, s := range o.Scenarios {
-			r.Scenarios = append(r.Scenarios, carryOut(ctx, o, e, s))
+	describe(&r, o.Groups)
+	var errs, wrong []error
+	for _, g := range o.Groups {
+		if ctx.Err() != nil {
+			r.Scenarios = append(r.Scenarios, notRun(g, g.Scenarios, "the run ended before")...)
+			continue
 		}
+		setup, err := runGroup(ctx, o, g, &r)
+		if setup != nil {
+			wrong = append(wrong, setup)
+		}
+		errs = append(errs, err)
 	}
-	r.Setup = phases.list()
+	if err := errors.Join(wrong...); err != nil {
+		r.Error = err.Error()
+		errs = append([]error{&SetupError{Err: err}}, errs...)
+	}
 	r.Finished = time.Now().UTC()
 	verdict.JudgeRun(&r)
+	return r, errors.Join(append(errs, render.WriteDir(o.Dir, r))...)
+}
 
-	// From here on the run is over, also when ctx has ended.
-	after, cancel := context.WithTimeout(context.WithoutCancel(ctx), teardownBudget)
-	defer cancel()
-	errs := []error{setup}
-	if e != nil && (setup != nil || r.Outcome == verdict.Fail || r.Outcome == verdict.Inconclusive) && ctx.Err() == nil {
-		if err := e.Collect(after, filepath.Join(o.Dir, "diagnostics")); err != nil {
-			errs = append(errs, fmt.Errorf("collect diagnostics: %w", err))
+// describe says what the run is on.
+func describe(r *verdict.Report, groups []Group) {
+	var labs, meshes, providers []string
+	for _, g := range groups {
+		labs = append(labs, g.Lab.Name)
+		meshes = append(meshes, g.Lab.Mesh.Driver)
+		providers = append(providers, g.Lab.Provider)
+		r.Profile = string(g.Lab.Profile)
+	}
+	r.Lab, r.Mesh, r.Cluster = strings.Join(labs, ", "), joined(meshes), joined(providers)
+}
+
+// joined is the one word that all agree on, or all of them.
+func joined(words []string) string {
+	for _, w := range words {
+		if w != words[0] {
+			return strings.Join(words, ", ")
 		}
 	}
-	errs = append(errs, render.WriteDir(o.Dir, r))
-	if !o.Keep {
-		errs = append(errs, takeDown(after, e, phases.hear))
+	return strings.Join(words[:min(1, len(words))], "")
+}
+
+// runGroup brings a lab up, carries its scenarios out and takes it down, and adds to the report. setup is why the lab could not be
+// set up; err is what went wrong beside the verdicts.
+func runGroup(ctx context.Context, o Options, g Group, r *verdict.Report) (setup, err error) {
+	phases := newPhases(g.Lab.Name, o.Env.Progress)
+	o.Env.Lab, o.Env.Progress = g.Lab, phases.hear
+	e, up := env.Up(ctx, o.Env)
+	defer func() { // also when ctx has ended: the run is over then, the lab is not
+		after, cancel := context.WithTimeout(context.WithoutCancel(ctx), teardownBudget)
+		defer cancel()
+		if up != nil && e != nil && ctx.Err() == nil {
+			err = errors.Join(err, collect(after, o, e, g.Lab.Name))
+		}
+		if !o.Keep {
+			err = errors.Join(err, takeDown(after, e, phases.hear))
+		}
+		r.Setup = append(r.Setup, phases.list()...)
+	}()
+	if up != nil {
+		setup = up
+		if len(o.Groups) > 1 {
+			setup = fmt.Errorf("lab %s: %w", g.Lab.Name, up)
+		}
+		r.Scenarios = append(r.Scenarios, notRun(g, g.Scenarios, "its lab could not be set up")...)
+		return setup, nil
 	}
-	return r, errors.Join(errs...)
+	e.Control = o.Control
+	o.Env.Progress = phases.next // what a scenario brings is its own time, not the lab's
+	for i, s := range g.Scenarios {
+		last := i == len(g.Scenarios)-1
+		var out verdict.Scenario
+		out, err = carryOut(ctx, o, e, s, !last || e.Found && !o.Keep)
+		r.Scenarios = append(r.Scenarios, out)
+		if err != nil || ctx.Err() != nil {
+			r.Scenarios = append(r.Scenarios, notRun(g, g.Scenarios[i+1:], "the run ended before")...)
+			break
+		}
+	}
+	return nil, err
+}
+
+// notRun are scenarios that never began.
+func notRun(g Group, list []catalog.Scenario, why string) []verdict.Scenario {
+	var out []verdict.Scenario
+	for _, s := range list {
+		now := time.Now().UTC()
+		v := verdict.Scenario{ID: s.ID, Title: s.Title, Lab: g.Lab.Name, Key: s.Key, Started: now, Finished: now, Error: "not run: " + why}
+		verdict.Judge(&v, "")
+		out = append(out, v)
+	}
+	return out
+}
+
+func collect(ctx context.Context, o Options, e *env.Env, name string) error {
+	if err := e.Collect(ctx, filepath.Join(o.Dir, "diagnostics", name)); err != nil {
+		return fmt.Errorf("collect diagnostics: %w", err)
+	}
+	return nil
 }
 
 func takeDown(ctx context.Context, e *env.Env, progress clusters.Progress) error {
@@ -99,14 +172,36 @@ func takeDown(ctx context.Context, e *env.Env, progress clusters.Progress) error
 	return nil
 }
 
-func carryOut(ctx context.Context, o Options, e *env.Env, s catalog.Scenario) verdict.Scenario {
-	out := verdict.Scenario{ID: s.ID, Title: s.Title, Started: time.Now().UTC()}
-	if err := observe(ctx, &out, o, e, s); err != nil {
+// carryOut runs one scenario in namespaces of its own, which are removed after it if strike says so. The error is why the lab may
+// be in no state for a further scenario.
+func carryOut(ctx context.Context, o Options, e *env.Env, s catalog.Scenario, strike bool) (verdict.Scenario, error) {
+	out := verdict.Scenario{ID: s.ID, Title: s.Title, Lab: e.Spec.Name, Key: s.Key, Started: time.Now().UTC(), Timings: map[string]float64{}}
+	staged, err := e.Stage(ctx, s.ID, s.Apps, o.Env.Progress)
+	out.Timings["apps"] = time.Since(out.Started).Seconds()
+	if err == nil {
+		begun := time.Now()
+		err = observe(ctx, &out, o, staged, s)
+		out.Timings["scenario"] = time.Since(begun).Seconds()
+	}
+	if err != nil {
 		out.Error = err.Error()
 	}
+	verdict.Judge(&out, expect.GuardID)
+	after, cancel := context.WithTimeout(context.WithoutCancel(ctx), teardownBudget)
+	defer cancel()
+	var failed error
+	if (out.Outcome == verdict.Fail || out.Outcome == verdict.Inconclusive) && ctx.Err() == nil {
+		failed = collect(after, o, staged, s.ID)
+	}
+	if strike {
+		begun := time.Now()
+		if err := staged.Strike(after); err != nil {
+			failed = errors.Join(failed, fmt.Errorf("scenario %s: %w", s.ID, err))
+		}
+		out.Timings["removal"] = time.Since(begun).Seconds()
+	}
 	out.Finished = time.Now().UTC()
-	verdict.Judge(&out, traffic.GuardID)
-	return out
+	return out, failed
 }
 
 // observe runs the body, keeps what it recorded and adds that up.
@@ -131,49 +226,4 @@ func observe(ctx context.Context, out *verdict.Scenario, o Options, e *env.Env, 
 	sums, sumErr := streams(rec)
 	out.Streams = sums
 	return errors.Join(err, sumErr)
-}
-
-// phases notes how long each phase of the bring-up took.
-type phases struct {
-	next clusters.Progress
-
-	mu    sync.Mutex
-	order []string
-	begun map[string]time.Time
-	done  map[string]verdict.Phase
-}
-
-func (p *phases) hear(e clusters.Event) {
-	p.mu.Lock()
-	if p.begun == nil {
-		p.begun, p.done = map[string]time.Time{}, map[string]verdict.Phase{}
-	}
-	if _, known := p.begun[e.Phase]; !known {
-		p.begun[e.Phase] = time.Now()
-		p.order = append(p.order, e.Phase)
-	}
-	if _, over := p.done[e.Phase]; !over || e.Done {
-		ph := verdict.Phase{Name: e.Phase, Detail: e.Detail, Seconds: time.Since(p.begun[e.Phase]).Seconds()}
-		if e.Done {
-			p.done[e.Phase] = ph
-		}
-	}
-	p.mu.Unlock()
-	if p.next != nil {
-		p.next(e)
-	}
-}
-
-func (p *phases) list() []verdict.Phase {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	var out []verdict.Phase
-	for _, name := range p.order {
-		if ph, ok := p.done[name]; ok {
-			out = append(out, ph)
-			continue
-		}
-		out = append(out, verdict.Phase{Name: name, Detail: "not finished", Seconds: time.Since(p.begun[name]).Seconds()})
-	}
-	return out
 }

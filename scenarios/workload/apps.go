@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/meshproof/meshproof/fixtures"
 )
@@ -22,21 +23,40 @@ type App struct {
 	Manifest  fixtures.Manifest
 }
 
-// Apps returns the named apps and the load agent, which every lab has.
-func Apps(names ...string) ([]App, error) {
-	known := []App{
+// LoadAgent is the app that sends load from inside a cluster.
+const LoadAgent = "loadagent"
+
+// known are the apps, each with the namespace that it has in a lab that people work in by hand.
+func known() []App {
+	return []App{
 		{"bookinfo", BookinfoNamespace, fixtures.Bookinfo},
 		{"hello", HelloNamespace, fixtures.Hello},
-		{"loadagent", LoadNamespace, fixtures.LoadAgent},
+		{LoadAgent, LoadNamespace, fixtures.LoadAgent},
 	}
+}
+
+// Apps returns the named apps and, if there are any, the load agent.
+func Apps(names ...string) ([]App, error) {
+	if len(names) > 0 && !slices.Contains(names, LoadAgent) {
+		names = append(slices.Clone(names), LoadAgent)
+	}
+	return Named(names...)
+}
+
+// Named returns the named apps alone.
+func Named(names ...string) ([]App, error) {
 	var out []App
-	for _, a := range known {
-		if a.Name == "loadagent" || slices.Contains(names, a.Name) {
-			out = append(out, a)
+	all := known()
+	for _, name := range names {
+		i := slices.IndexFunc(all, func(a App) bool { return a.Name == name })
+		if i < 0 {
+			var words []string
+			for _, a := range all {
+				words = append(words, a.Name)
+			}
+			return nil, fmt.Errorf("app %q: there are %s", name, strings.Join(words, ", "))
 		}
-	}
-	if len(out) != len(names)+1 {
-		return nil, fmt.Errorf("apps %q: there are bookinfo and hello", names)
+		out = append(out, all[i])
 	}
 	return out, nil
 }

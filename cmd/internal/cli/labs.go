@@ -31,9 +31,13 @@ func (f *labFlags) add(c *cobra.Command) {
 	_ = c.MarkFlagFilename("file", "yaml", "yml")
 }
 
-// read returns the lab that the flags describe. Errors are about input: nothing was created.
-func (f *labFlags) read(a *app) (*lab.Lab, error) {
-	l := lab.Default()
+// read returns the lab that the flags describe, on top of the embedded one of that name where they name no file. Errors are about
+// input: nothing was created.
+func (f *labFlags) read(a *app, embedded string) (*lab.Lab, error) {
+	l, err := lab.Embedded(embedded)
+	if err != nil && f.file == "" {
+		return nil, usage("%w\nnothing was created", err)
+	}
 	if f.file != "" {
 		data, err := os.ReadFile(f.file)
 		if err != nil {
@@ -93,7 +97,7 @@ Ready, the mesh serves and every pod runs. Doing it twice is harmless.`,
 		Example: "  meshproof up\n  meshproof up -f lab.yaml --mesh none\n  kubectl --kubeconfig $(meshproof status -o json | jq -r '.[0].kubeconfigs[0]') get pods -A",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			l, err := f.read(a)
+			l, err := f.read(a, lab.DefaultName)
 			if err != nil {
 				return err
 			}

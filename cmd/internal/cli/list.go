@@ -1,13 +1,16 @@
 package cli
 
 import (
+	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/meshproof/meshproof/cmd/internal/version"
 	"github.com/meshproof/meshproof/scenarios/catalog"
+	"github.com/meshproof/meshproof/scenarios/lab"
 )
 
 func (a *app) listCommand() *cobra.Command {
@@ -21,19 +24,88 @@ func (a *app) listCommand() *cobra.Command {
 			if err != nil {
 				return usage("%s: %w", cmd.CommandPath(), err)
 			}
-			return a.print(list, func(w io.Writer) error {
-				var rows [][]string
-				for _, s := range list {
-					var features []string
-					for _, f := range s.Features {
-						features = append(features, string(f))
+			return a.print(described(list), func(w io.Writer) error {
+				for i, s := range list {
+					if i > 0 {
+						fmt.Fprintln(w)
 					}
-					rows = append(rows, []string{s.ID, s.Area, s.Title, strings.Join(features, ",")})
+					if err := a.describe(w, s); err != nil {
+						return err
+					}
 				}
-				return columns(w, []string{"ID", "AREA", "TITLE", "NEEDS"}, rows)
+				return nil
 			})
 		},
 	})
+}
+
+// listed is a scenario as -o json and yaml show it.
+type listed struct {
+	catalog.Scenario `json:",inline"`
+
+	Budget map[lab.Profile]string `json:"budget"` // by profile
+}
+
+func described(list []catalog.Scenario) []listed {
+	var out []listed
+	for _, s := range list {
+		l := listed{Scenario: s, Budget: map[lab.Profile]string{}}
+		for p, d := range s.Budget {
+			l.Budget[p] = d.String()
+		}
+		out = append(out, l)
+	}
+	return out
+}
+
+// describe prints what a scenario proves and needs.
+func (a *app) describe(w io.Writer, s catalog.Scenario) error {
+	var labels, budgets []string
+	for _, f := range s.Features {
+		labels = append(labels, string(f))
+	}
+	for _, p := range lab.Profiles() {
+		budgets = append(budgets, fmt.Sprintf("%s %s", p, short(s.Budget[lab.Profile(p)])))
+	}
+	fmt.Fprintf(w, "%s  %s\n", a.marks().bold(s.ID), s.Title)
+	for _, line := range wrap(s.Proves, 96) {
+		fmt.Fprintf(w, "  %s\n", line)
+	}
+	for _, c := range s.Claims {
+		for i, line := range wrap(c, 92) {
+			fmt.Fprintf(w, "  %s %s\n", []string{"-", " "}[min(i, 1)], line)
+		}
+	}
+	_, err := fmt.Fprintf(w, "  area %s   labels %s   lab %s   at most %s\n", s.Area, strings.Join(labels, ","), s.Lab, strings.Join(budgets, ", "))
+	return err
+}
+
+// short is a duration without its zero parts: 2m, not 2m0s.
+func short(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
+}
+
+// wrap breaks text at spaces so that no line is longer than width, but for words that are.
+func wrap(text string, width int) []string {
+	var lines []string
+	line := ""
+	for _, word := range strings.Fields(text) {
+		if line != "" && len(line)+1+len(word) > width {
+			lines, line = append(lines, line), ""
+		}
+		if line != "" {
+			line += " "
+		}
+		line += word
+	}
+	return append(lines, line)
 }
 
 func (a *app) versionCommand() *cobra.Command {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -18,11 +17,9 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/meshproof/meshproof/cmd/internal/version"
-	"github.com/meshproof/meshproof/mesh/install"
 	"github.com/meshproof/meshproof/mesh/model"
 	"github.com/meshproof/meshproof/mesh/status"
 	"github.com/meshproof/meshproof/scenarios/env"
-	"github.com/meshproof/meshproof/scenarios/lab"
 	"github.com/meshproof/meshproof/scenarios/workload"
 )
 
@@ -47,7 +44,7 @@ func (a *app) meshCommand() *cobra.Command {
 	p.StringVar(&f.context, "context", "", "context of the kubeconfig")
 	_ = c.RegisterFlagCompletionFunc("lab", a.completeLabs)
 	_ = c.MarkPersistentFlagFilename("kubeconfig")
-	c.AddCommand(a.meshInstall(&f), a.meshUninstall(&f), a.meshVersion(&f), a.proxyStatus(&f), a.proxyConfig(&f))
+	c.AddCommand(a.meshInstall(&f), a.meshUninstall(&f), a.meshOperator(&f), a.meshTag(&f), a.meshVersion(&f), a.proxyStatus(&f), a.proxyConfig(&f))
 	return c
 }
 
@@ -82,111 +79,6 @@ func (a *app) client(ctx context.Context, f *meshFlags) (*workload.Client, error
 	}
 	c, err := workload.NewClient(cfg)
 	return c, failed(err)
-}
-
-// installBudget bounds what install and uninstall wait for.
-const installBudget = 3 * time.Minute
-
-// installFlags are the flags of install and uninstall.
-func installFlags(c *cobra.Command, driver, revision, tag *string) {
-	c.Flags().StringVar(driver, "mesh", "bundled", "mesh driver: bundled")
-	c.Flags().StringVar(revision, "revision", "default", "revision: a DNS label, such as 1-20-1")
-	if tag != nil {
-		*tag = version.Version
-		c.Flags().StringVar(tag, "tag", version.Version, "tag of the images")
-	}
-	_ = c.RegisterFlagCompletionFunc("mesh", words("bundled"))
-}
-
-func (a *app) meshInstall(f *meshFlags) *cobra.Command {
-	var driver, revision, tag string
-	c := &cobra.Command{
-		Use:     "install",
-		Short:   "Install control plane, injector and ingress gateway",
-		Example: "  meshproof mesh install\n  meshproof mesh install --revision canary",
-		Args:    noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			load := func(d install.Driver, ctx context.Context, cfg *rest.Config, o install.Options) error {
-				if tag == version.Version {
-					if err := a.loadMeshImages(ctx, cfg); err != nil {
-						return err
-					}
-				}
-				return d.Install(ctx, cfg, o)
-			}
-			return a.changeMesh(cmd.Context(), f, driver, install.Options{Tag: tag, Revision: revision}, load)
-		},
-	}
-	installFlags(c, &driver, &revision, &tag)
-	return c
-}
-
-// loadMeshImages puts the images of the mesh onto the nodes, if cfg leads to a cluster of a lab of ours: one that was made
-// without a mesh has none. Other clusters pull theirs.
-func (a *app) loadMeshImages(ctx context.Context, cfg *rest.Config) error {
-	provider, err := a.newProvider(a.provider)
-	if err != nil {
-		return err
-	}
-	labs, err := provider.List(ctx)
-	if err != nil {
-		return err
-	}
-	for _, s := range labs {
-		l, err := provider.Open(ctx, s.Lab)
-		if err != nil {
-			continue // a broken lab is not where cfg leads
-		}
-		for _, c := range l.Clusters() {
-			if own, err := c.RESTConfig(); err != nil || own.Host != cfg.Host {
-				continue
-			}
-			archives, err := env.Archives(ctx, filepath.Dir(a.Self), a.cache(), version.Version, []string{"meshd", "meshproxy"})
-			if err != nil {
-				return err
-			}
-			return c.LoadImages(ctx, archives...)
-		}
-	}
-	return nil
-}
-
-func (a *app) meshUninstall(f *meshFlags) *cobra.Command {
-	var (
-		driver, revision string
-		purge            bool
-	)
-	c := &cobra.Command{
-		Use:     "uninstall",
-		Short:   "Remove a revision of the mesh and all that it made",
-		Example: "  meshproof mesh uninstall\n  meshproof mesh uninstall --purge     # the custom resource definitions too",
-		Args:    noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.changeMesh(cmd.Context(), f, driver, install.Options{Tag: version.Version, Revision: revision, Purge: purge}, install.Driver.Uninstall)
-		},
-	}
-	installFlags(c, &driver, &revision, nil)
-	c.Flags().BoolVar(&purge, "purge", false, "remove the custom resource definitions too, with every object of theirs")
-	return c
-}
-
-func (a *app) changeMesh(ctx context.Context, f *meshFlags, driver string, o install.Options, change func(install.Driver, context.Context, *rest.Config, install.Options) error) error {
-	if err := lab.CheckName(o.Revision); err != nil {
-		return usage("--revision: %w", err)
-	}
-	d, err := install.ByName(driver)
-	if err != nil {
-		return usage("--mesh: %w", err)
-	}
-	cfg, err := a.restConfig(ctx, f)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, installBudget)
-	defer cancel()
-	m := a.marks()
-	o.Progress = func(component, detail string) { fmt.Fprintf(a.Err, " %s %-16s %s\n", m.ok(), component, detail) }
-	return failed(change(d, ctx, cfg, o))
 }
 
 // controlPlanes asks every control plane of the cluster, through port-forwards.

@@ -30,17 +30,18 @@ func (a *app) envOptions(p clusters.Provider, l *lab.Lab, progress clusters.Prog
 
 func (a *app) runCommand() *cobra.Command {
 	var (
-		f    labFlags
-		keep bool
-		dir  string
-		seed uint64
+		f             labFlags
+		keep, control bool
+		dir           string
+		seed          uint64
 	)
 	c := &cobra.Command{
 		Use:   "run [SCENARIO...]",
 		Short: "Run scenarios: bring a lab up, prove, report, and take it down again",
 		Long: `Run brings up what is missing, carries the scenarios out under load, prints a verdict for each
-claim and writes a report. A lab that was up before stays up; one that run made is taken down
-again, unless --keep.
+claim and writes one report. Scenarios that share a lab run in it one after the other, each in
+namespaces of its own; one lab is up at a time. A lab that was up before stays up; one that run
+made is taken down again, unless --keep. With -f, all run in the lab of that file.
 
 Scenarios are chosen by regular expressions that match a whole ID; a leading "!" leaves those
 out that match. Without any, all run.`,
@@ -51,18 +52,11 @@ out that match. Without any, all run.`,
 			if err != nil {
 				return usage("%s: %w\nnothing was created", cmd.CommandPath(), err)
 			}
-			l, err := f.read(a)
+			groups, err := a.groups(cmd, f, scenarios)
 			if err != nil {
 				return err
 			}
-			for _, s := range scenarios {
-				for _, app := range s.Apps {
-					if !contains(l.Apps, app) {
-						return usage("%s: scenario %s needs the app %q, which lab %q does not have; add it to apps\nnothing was created", cmd.CommandPath(), s.ID, app, l.Name)
-					}
-				}
-			}
-			provider, err := a.newProvider(l.Provider)
+			provider, err := a.newProvider(groups[0].Lab.Provider)
 			if err != nil {
 				return err
 			}
@@ -70,26 +64,50 @@ out that match. Without any, all run.`,
 				seed = rand.Uint64N(1 << 32)
 			}
 			return a.run(cmd.Context(), session.Options{
-				Scenarios: scenarios, Dir: a.reportDir(dir, scenarios), Seed: seed, Keep: keep,
-				Command: rerun(args, f, seed), Env: a.envOptions(provider, l, nil),
+				Groups: groups, Dir: a.reportDir(dir, scenarios), Seed: seed, Keep: keep, Control: control,
+				Command: rerun(args, f, seed, control), Env: a.envOptions(provider, nil, nil),
 			})
 		},
 	}
 	f.add(c)
 	c.Flags().BoolVar(&keep, "keep", false, "leave the lab up")
+	c.Flags().BoolVar(&control, "control", false, "negative control: leave out what each scenario proves; all must fail")
 	c.Flags().StringVar(&dir, "report", "", "folder for this run's report (default runs/TIME-SCENARIO, or in $ARTIFACTS)")
 	c.Flags().Uint64Var(&seed, "seed", 0, "seed of whatever is random in a run; a new one if not given")
 	_ = c.MarkFlagDirname("report")
 	return c
 }
 
-func contains(list []string, s string) bool {
-	for _, x := range list {
-		if x == s {
-			return true
-		}
+// groups puts the scenarios into labs: the embedded ones that the catalog names, or the one of the file.
+func (a *app) groups(cmd *cobra.Command, f labFlags, scenarios []catalog.Scenario) ([]session.Group, error) {
+	groups, err := f.groups(a, scenarios)
+	var coded *codedError
+	if err != nil && !errors.As(err, &coded) {
+		err = usage("%s: %w\nnothing was created", cmd.CommandPath(), err)
 	}
-	return false
+	return groups, err
+}
+
+func (f *labFlags) groups(a *app, scenarios []catalog.Scenario) ([]session.Group, error) {
+	if f.file != "" {
+		l, err := f.read(a, "")
+		if err != nil {
+			return nil, err
+		}
+		return session.Together(l, scenarios)
+	}
+	several := false
+	for _, s := range scenarios {
+		several = several || s.Lab != scenarios[0].Lab
+	}
+	return session.Groups(scenarios, func(name string) (*lab.Lab, error) {
+		l, err := f.read(a, name)
+		if err == nil && f.name != "" && several {
+			l.Name += "-" + name
+			err = lab.CheckName(l.Name)
+		}
+		return l, err
+	})
 }
 
 func completeScenarios(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
@@ -117,7 +135,7 @@ func (a *app) reportDir(dir string, scenarios []catalog.Scenario) string {
 }
 
 // rerun is the command line that repeats a run.
-func rerun(patterns []string, f labFlags, seed uint64) string {
+func rerun(patterns []string, f labFlags, seed uint64, control bool) string {
 	words := []string{"meshproof", "run"}
 	for _, p := range patterns {
 		words = append(words, quote(p))
@@ -126,6 +144,9 @@ func rerun(patterns []string, f labFlags, seed uint64) string {
 		if o.value != "" {
 			words = append(words, o.flag, quote(o.value))
 		}
+	}
+	if control {
+		words = append(words, "--control")
 	}
 	return strings.Join(append(words, "--seed", fmt.Sprint(seed)), " ")
 }
@@ -141,8 +162,13 @@ func quote(s string) string {
 }
 
 func (a *app) run(ctx context.Context, o session.Options) error {
-	l := o.Env.Lab
-	fmt.Fprintf(a.Err, "%s  lab %s  mesh %s  profile %s  seed %d\n", a.marks().bold("meshproof "+version.Version), l.Name, l.Mesh.Driver, l.Profile, o.Seed)
+	for i, g := range o.Groups {
+		head := a.marks().bold("meshproof " + version.Version)
+		if i > 0 {
+			head = "then          "
+		}
+		fmt.Fprintf(a.Err, "%s  lab %s  mesh %s  profile %s  seed %d  %s\n", head, g.Lab.Name, g.Lab.Mesh.Driver, g.Lab.Profile, o.Seed, ids(g.Scenarios))
+	}
 	p := a.progress()
 	defer p.close()
 	o.Env.Progress = p.event
@@ -166,12 +192,20 @@ func (a *app) run(ctx context.Context, o session.Options) error {
 	return coded(outcomeCode(r, false), outcomeError(r))
 }
 
+func ids(scenarios []catalog.Scenario) string {
+	var words []string
+	for _, s := range scenarios {
+		words = append(words, s.ID)
+	}
+	return strings.Join(words, " ")
+}
+
 func outcomeCode(r verdict.Report, setup bool) int {
 	switch {
-	case setup:
-		return codeSetup
 	case r.Outcome == verdict.Fail:
 		return codeFail
+	case setup:
+		return codeSetup
 	case r.Outcome == verdict.Inconclusive:
 		return codeInconclusive
 	}

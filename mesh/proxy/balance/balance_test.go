@@ -2,6 +2,7 @@ package balance
 
 import (
 	"math"
+	"slices"
 	"sync/atomic"
 	"testing"
 )
@@ -80,9 +81,43 @@ func TestPriorities(t *testing.T) {
 	}
 }
 
+// TestLoads: percentages of each priority, as Envoy computes them, and who is in panic. Entries are all and healthy by priority.
+func TestLoads(t *testing.T) {
+	for _, c := range []struct {
+		name           string
+		all, healthy   []int
+		panicThreshold float64
+		loads          []int
+		panic          []bool
+	}{
+		{"one priority", []int{3}, []int{1}, 0, []int{100}, []bool{false}},
+		{"one of three left, panic at 50", []int{3}, []int{1}, 50, []int{100}, []bool{true}}, // 46 % available, 33 % healthy
+		{"two of three left, panic at 50", []int{3}, []int{2}, 50, []int{100}, []bool{false}},
+		{"one of two left, panic at 50", []int{2}, []int{1}, 50, []int{100}, []bool{false}}, // not less than 50 %
+		{"enough in all: no panic", []int{4, 4}, []int{1, 4}, 50, []int{35, 65}, []bool{false, false}},
+		{"failover when the first is out", []int{2, 2}, []int{0, 2}, 0, []int{0, 100}, []bool{false, false}},
+		{"failover with panic on", []int{2, 2}, []int{0, 2}, 50, []int{0, 100}, []bool{false, false}},
+		{"a rest of rounding goes to the first", []int{100, 100, 100}, []int{20, 20, 20}, 0, []int{34, 33, 33}, []bool{false, false, false}},
+		{"and to the first that is healthy", []int{100, 100, 100, 100}, []int{0, 20, 20, 20}, 0, []int{0, 34, 33, 33}, []bool{false, false, false, false}},
+		{"nobody anywhere, no panic", []int{2, 2}, []int{0, 0}, 0, []int{100, 0}, []bool{false, false}},
+		{"all in panic: by number", []int{6, 2, 1}, []int{0, 0, 0}, 50, []int{67, 22, 11}, []bool{true, true, true}}, // 66 + 1 of rounding
+		{"all in panic, the first is empty", []int{0, 3}, []int{0, 1}, 50, []int{0, 100}, []bool{true, true}},
+		{"one in panic", []int{10, 10}, []int{1, 5}, 50, []int{17, 83}, []bool{true, false}}, // 14 and 70 of 84, and 1 of rounding
+	} {
+		var list []priority
+		for p := range c.all {
+			list = append(list, priority{make([]int, c.all[p]), make([]int, c.healthy[p])})
+		}
+		loads, panicking := shares(list, c.panicThreshold)
+		if !slices.Equal(loads, c.loads) || !slices.Equal(panicking, c.panic) {
+			t.Errorf("%s: %v %v, want %v %v", c.name, loads, panicking, c.loads, c.panic)
+		}
+	}
+}
+
 // TestLocalities: vectors of Envoy's documentation on locality weighted load balancing.
 func TestLocalities(t *testing.T) {
-	for healthy, want := range map[int][]float64{100: {1. / 3, 2. / 3}, 50: {.26, .74}, 25: {.15, .85}, 0: {0, 1}} {
+	for healthy, want := range map[int][]float64{100: {1. / 3, 2. / 3}, 69: {.966 / 2.966, 2 / 2.966}, 50: {.7 / 2.7, 2 / 2.7}, 25: {.35 / 2.35, 2 / 2.35}, 0: {0, 1}} {
 		var entries []Entry
 		for l := range 2 {
 			for i := range 100 {
@@ -94,8 +129,19 @@ func TestLocalities(t *testing.T) {
 		for i, v := range got {
 			load[i/100] += v
 		}
-		near(t, "localities", load[:], want, .0105)
+		near(t, "localities", load[:], want, .0095)
 	}
+}
+
+// TestLocalitiesDoNotMatter: in panic, and where none has a weight, endpoints count alone.
+func TestLocalitiesDoNotMatter(t *testing.T) {
+	entries := []Entry{{Weight: 1, Locality: 0}, {Weight: 1, Locality: 1}, {Weight: 1, Locality: 1}, {Weight: 1, Locality: 1}}
+	quarter := []float64{.25, .25, .25, .25}
+	near(t, "panic", count(New(entries, Options{Build: Random, Panic: 50, LocalityWeights: []uint32{5, 1}}), 4, 100_000), quarter, .0095)
+	for i := range entries {
+		entries[i].Healthy = true
+	}
+	near(t, "no weights", count(New(entries, Options{Build: Random, LocalityWeights: []uint32{0, 0}}), 4, 100_000), quarter, .0095)
 }
 
 func TestNobodyHealthy(t *testing.T) {

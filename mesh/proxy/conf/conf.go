@@ -19,6 +19,12 @@ type Config struct {
 // Unlimited is the value of a circuit breaker threshold that never trips.
 const Unlimited = ^uint32(0)
 
+// Breakers are the circuit breaker thresholds of a cluster for requests of default priority.
+type Breakers struct{ Connections, Pending, Requests, Retries uint32 }
+
+// DefaultBreakers are Envoy's.
+var DefaultBreakers = Breakers{Connections: 1024, Pending: 1024, Requests: 1024, Retries: 3}
+
 // LBPolicy names how an endpoint is picked.
 type LBPolicy uint8
 
@@ -27,6 +33,9 @@ const (
 	RoundRobin LBPolicy = iota
 	LeastRequest
 	Random
+	// RingHash and Maglev send equal hashes of requests to the same endpoint; see Forward.Hash.
+	RingHash
+	Maglev
 	// OriginalDst sends to the address that the downstream connection was made for.
 	OriginalDst
 )
@@ -50,9 +59,12 @@ type Cluster struct {
 	ServiceName    string // the EDS resource name; the cluster's own name when the control plane gave none
 	LB             LBPolicy
 	ChoiceCount    int // for LeastRequest, at least 2
+	Hash           HashTable
 	ConnectTimeout time.Duration
 	IdleTimeout    time.Duration // of a pooled connection; 0 never
 	MaxRequests    uint32        // per connection; 0 no limit
+	Breakers       Breakers
+	Outlier        *Outlier // nil is no outlier detection
 	Keepalive      Keepalive
 	// PanicThreshold is the percentage of healthy endpoints below which health is ignored; 0 never.
 	PanicThreshold float64
@@ -121,8 +133,11 @@ type Locality struct {
 type Endpoint struct {
 	Addr netip.AddrPort
 	// Host and Port are set instead of Addr for names that are looked up.
-	Host      string
-	Port      uint16
+	Host string
+	Port uint16
+	// Hostname is Envoy's endpoint.hostname, HashKey its metadata envoy.lb/hash_key: names for the tables of HashTable.
+	Hostname  string
+	HashKey   string
 	Weight    uint32
 	Unhealthy bool
 	Draining  bool

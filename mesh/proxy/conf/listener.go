@@ -85,6 +85,7 @@ type TCP struct {
 	TotalWeight uint32
 	IdleTimeout time.Duration // 0 never
 	MaxConnect  int           // attempts, at least 1
+	HashSource  bool          // the client's address is the hash for RingHash and Maglev
 	AccessLog   []AccessLog
 }
 

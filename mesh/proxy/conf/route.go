@@ -136,6 +136,7 @@ type Forward struct {
 	GRPCTimeout   bool          // for gRPC the client's grpc-timeout counts instead of MaxDuration
 	GRPCMax       time.Duration // at most so long; 0 is as the client says
 	Retry         *Retry
+	Hash          []HashPolicy
 	Upgrades      map[string]bool // overrides the connection manager's
 }
 

@@ -3,6 +3,7 @@ package decode
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 	"strings"
 	"time"
@@ -30,7 +31,7 @@ func cluster(c *clusterv3.Cluster) (*conf.Cluster, error) {
 	// ignore_health_on_host_removal and wait_for_warm_on_init follow from how configs are published.
 	if err := only(c, "name", "alt_stat_name", "type", "eds_cluster_config", "connect_timeout", "lb_policy", "load_assignment", "transport_socket",
 		"transport_socket_matches", "circuit_breakers", "upstream_bind_config", "metadata", "typed_extension_protocol_options", "dns_lookup_family",
-		"respect_dns_ttl", "dns_refresh_rate", "dns_jitter", "dns_failure_refresh_rate", "common_lb_config", "least_request_lb_config", "round_robin_lb_config",
+		"respect_dns_ttl", "dns_refresh_rate", "dns_jitter", "dns_failure_refresh_rate", "common_lb_config", "least_request_lb_config", "round_robin_lb_config", "ring_hash_lb_config", "maglev_lb_config", "outlier_detection",
 		"per_connection_buffer_limit_bytes", "upstream_connection_options", "original_dst_lb_config", "ignore_health_on_host_removal", "wait_for_warm_on_init",
 		"close_connections_on_host_health_failure", "track_cluster_stats"); err != nil {
 		return nil, err
@@ -67,8 +68,11 @@ func cluster(c *clusterv3.Cluster) (*conf.Cluster, error) {
 		}
 		out.TLSMatches = append(out.TLSMatches, conf.TLSMatch{Name: m.GetName(), Match: stringsOf(m.GetMatch().GetFields()), TLS: t})
 	}
-	if err := breakers(c.CircuitBreakers); err != nil {
+	if out.Breakers, err = breakers(c.CircuitBreakers); err != nil {
 		return nil, fmt.Errorf("circuit_breakers: %w", err)
+	}
+	if out.Outlier, err = outlierDetection(c.OutlierDetection); err != nil {
+		return nil, fmt.Errorf("outlier_detection: %w", err)
 	}
 	if err := connections(c, out); err != nil {
 		return nil, err
@@ -94,6 +98,10 @@ func balancing(c *clusterv3.Cluster, out *conf.Cluster) error {
 		out.LB = conf.LeastRequest
 	case clusterv3.Cluster_RANDOM:
 		out.LB = conf.Random
+	case clusterv3.Cluster_RING_HASH:
+		out.LB = conf.RingHash
+	case clusterv3.Cluster_MAGLEV:
+		out.LB = conf.Maglev
 	case clusterv3.Cluster_CLUSTER_PROVIDED:
 		out.LB = conf.OriginalDst
 		if c.GetType() != clusterv3.Cluster_ORIGINAL_DST {
@@ -115,14 +123,17 @@ func balancing(c *clusterv3.Cluster, out *conf.Cluster) error {
 			return fmt.Errorf("round_robin_lb_config: %w", err)
 		}
 	}
+	if err := hashTable(c, &out.Hash); err != nil {
+		return err
+	}
 	out.PanicThreshold = 50
 	if l := c.CommonLbConfig; l != nil {
 		// close_connections_on_host_set_change would only lose connections; update_merge_window batches what is cheap here.
-		if err := only(l, "healthy_panic_threshold", "locality_weighted_lb_config", "update_merge_window"); err != nil {
+		if err := only(l, "healthy_panic_threshold", "locality_weighted_lb_config", "update_merge_window", "consistent_hashing_lb_config"); err != nil {
 			return fmt.Errorf("common_lb_config: %w", err)
 		}
 		if l.HealthyPanicThreshold != nil {
-			out.PanicThreshold = l.HealthyPanicThreshold.Value
+			out.PanicThreshold = math.Round(l.HealthyPanicThreshold.Value) // Envoy counts in whole percents
 		}
 		out.LocalityLB = l.GetLocalityWeightedLbConfig() != nil
 	}
@@ -166,27 +177,6 @@ func discovery(c *clusterv3.Cluster, out *conf.Cluster) error {
 		return fmt.Errorf("load_assignment: %w", err)
 	}
 	out.Endpoints = eps
-	return nil
-}
-
-// breakers accepts thresholds that never trip: tripping ones are not built.
-func breakers(cb *clusterv3.CircuitBreakers) error {
-	if cb == nil {
-		return nil
-	}
-	if err := only(cb, "thresholds"); err != nil {
-		return err
-	}
-	for _, t := range cb.Thresholds {
-		if err := only(t, "priority", "max_connections", "max_pending_requests", "max_requests", "max_retries", "track_remaining"); err != nil {
-			return err
-		}
-		for name, v := range map[string]uint32{"max_connections": t.MaxConnections.GetValue(), "max_pending_requests": t.MaxPendingRequests.GetValue(), "max_requests": t.MaxRequests.GetValue(), "max_retries": t.MaxRetries.GetValue()} {
-			if v != 0 && v != conf.Unlimited {
-				return fmt.Errorf("%s %d is not supported: limits are not enforced yet", name, v)
-			}
-		}
-	}
 	return nil
 }
 
@@ -382,6 +372,8 @@ func endpoint(e *endpointv3.LbEndpoint, names bool) (out conf.Endpoint, err erro
 	default:
 		out.Unhealthy = true
 	}
+	out.Hostname = e.GetEndpoint().GetHostname()
+	out.HashKey = metadata(e.Metadata, "envoy.lb")["hash_key"].GetStringValue()
 	out.TLSMode = stringsOf(metadata(e.Metadata, "envoy.transport_socket_match"))
 	if w := metadata(e.Metadata, "istio")["workload"].GetStringValue(); w != "" {
 		f := append(strings.Split(w, ";"), "", "", "", "", "")

@@ -229,7 +229,7 @@ func chainMatch(m *listenerv3.FilterChainMatch) (out conf.ChainMatch, err error)
 }
 
 func tcpProxy(t *tcpv3.TcpProxy) (out *conf.TCP, err error) {
-	if err := only(t, "stat_prefix", "cluster", "weighted_clusters", "idle_timeout", "access_log", "max_connect_attempts"); err != nil {
+	if err := only(t, "stat_prefix", "cluster", "weighted_clusters", "idle_timeout", "access_log", "max_connect_attempts", "hash_policy"); err != nil {
 		return nil, err
 	}
 	out = &conf.TCP{StatPrefix: t.StatPrefix, MaxConnect: int(min(max(t.MaxConnectAttempts.GetValue(), 1), 100))}
@@ -251,6 +251,12 @@ func tcpProxy(t *tcpv3.TcpProxy) (out *conf.TCP, err error) {
 	}
 	if out.IdleTimeout, err = duration(t.IdleTimeout, time.Hour); err != nil {
 		return nil, fmt.Errorf("idle_timeout: %w", err)
+	}
+	for _, h := range t.HashPolicy {
+		if h.GetSourceIp() == nil {
+			return nil, errors.New("hash_policy: only source_ip is supported")
+		}
+		out.HashSource = true
 	}
 	out.AccessLog, err = accessLogs(t.AccessLog)
 	return out, err

@@ -312,7 +312,7 @@ func (d *routeDecoder) forward(a *routev3.RouteAction) (*conf.Forward, error) {
 	// priority only chooses circuit breakers.
 	if err := only(a, "cluster", "cluster_header", "weighted_clusters", "cluster_not_found_response_code", "prefix_rewrite", "regex_rewrite",
 		"host_rewrite_literal", "auto_host_rewrite", "host_rewrite_header", "host_rewrite_path_regex", "append_x_forwarded_host", "timeout",
-		"idle_timeout", "retry_policy", "priority", "max_stream_duration", "max_grpc_timeout", "upgrade_configs"); err != nil {
+		"idle_timeout", "retry_policy", "priority", "max_stream_duration", "max_grpc_timeout", "upgrade_configs", "hash_policy"); err != nil {
 		return nil, err
 	}
 	out := &conf.Forward{AppendXFHost: a.AppendXForwardedHost}
@@ -352,14 +352,14 @@ func (d *routeDecoder) forward(a *routev3.RouteAction) (*conf.Forward, error) {
 	if out.IdleTimeout, err = duration(a.IdleTimeout, 0); err != nil {
 		return nil, fmt.Errorf("idle_timeout: %w", err)
 	}
-	if out.IdleTimeout != 0 {
-		return nil, errors.New("idle_timeout is not supported")
-	}
 	if err := durations(a, out); err != nil { // after the timeout
 		return nil, err
 	}
 	if out.Retry, err = retryPolicy(a.RetryPolicy); err != nil {
 		return nil, fmt.Errorf("retry_policy: %w", err)
+	}
+	if out.Hash, err = hashPolicies(a.HashPolicy); err != nil {
+		return nil, fmt.Errorf("hash_policy: %w", err)
 	}
 	for _, u := range a.UpgradeConfigs {
 		if out.Upgrades == nil {

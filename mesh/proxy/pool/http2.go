@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/meshproof/meshproof/mesh/proxy/breaker"
 	"github.com/meshproof/meshproof/mesh/proxy/http2"
 )
 
@@ -27,6 +28,7 @@ type HTTP2 struct {
 	conns   []*shared
 	waiting []*waiter2 // oldest first
 	dialing bool       // at most one at a time: it serves many
+	live    int        // connections that are open or being made
 	closed  bool
 }
 
@@ -59,7 +61,8 @@ func (p *HTTP2) SetLimits(l Limits) {
 	p.mu.Unlock()
 }
 
-// Get returns a stream on a connection with room, or on the first that gets room or is made.
+// Get returns a stream on a connection with room, or on the first that gets room or is made. breaker.ErrOverflow says that
+// too many wait already.
 func (p *HTTP2) Get(ctx context.Context) (*H2, error) {
 	p.mu.Lock()
 	if len(p.waiting) == 0 {
@@ -67,6 +70,10 @@ func (p *HTTP2) Get(ctx context.Context) (*H2, error) {
 			p.mu.Unlock()
 			return s, nil
 		}
+	}
+	if !p.limits.Pending.Take() {
+		p.mu.Unlock()
+		return nil, breaker.ErrOverflow
 	}
 	w := &waiter2{got: make(chan outcome2, 1)}
 	p.waiting = append(p.waiting, w)
@@ -83,6 +90,7 @@ func (p *HTTP2) Get(ctx context.Context) (*H2, error) {
 	i := slices.Index(p.waiting, w)
 	if i >= 0 {
 		p.waiting = slices.Delete(p.waiting, i, i+1)
+		p.limits.Pending.Give()
 		p.pending.Store(int64(len(p.waiting)))
 	}
 	p.mu.Unlock()
@@ -136,6 +144,7 @@ func (p *HTTP2) next() *waiter2 {
 	w := p.waiting[0]
 	p.waiting[0] = nil
 	p.waiting = p.waiting[1:]
+	p.limits.Pending.Give()
 	p.pending.Store(int64(len(p.waiting)))
 	if p.closed && len(p.waiting) == 0 {
 		p.stop()
@@ -148,6 +157,13 @@ func (p *HTTP2) dialOne() {
 	if p.dialing || len(p.waiting) == 0 {
 		return
 	}
+	if !p.limits.Connections.Take() {
+		if p.live > 0 {
+			return
+		}
+		p.limits.Connections.Force() // nothing else would ever serve those who wait
+	}
+	p.live++
 	p.dialing = true
 	p.wg.Go(p.connect)
 }
@@ -162,6 +178,7 @@ func (p *HTTP2) connect() {
 		p.stats.Failed.Add(1)
 		p.mu.Lock()
 		p.dialing = false
+		p.lost()
 		for len(p.waiting) > 0 {
 			p.next().got <- outcome2{err: err}
 		}
@@ -187,9 +204,16 @@ func (p *HTTP2) connect() {
 		p.stats.Destroyed.Add(1)
 		p.mu.Lock()
 		p.conns = slices.DeleteFunc(p.conns, func(o *shared) bool { return o == c })
+		p.lost()
 		p.mu.Unlock()
 		p.serve()
 	})
+}
+
+// lost is told of a connection that is no more, or was never made. The lock is held.
+func (p *HTTP2) lost() {
+	p.live--
+	p.limits.Connections.Give()
 }
 
 // Sweep ends connections that carried nothing for longer than the limit.

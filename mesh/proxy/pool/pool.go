@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/meshproof/meshproof/mesh/proxy/breaker"
 	"github.com/meshproof/meshproof/mesh/proxy/http1"
 )
 
@@ -26,6 +27,8 @@ type Limits struct {
 	// Of HTTP/2: streams on a connection, beside the peer's own limit (0 none), and pings (0 none).
 	MaxStreams                  uint32
 	KeepAlive, KeepAliveTimeout time.Duration
+	// Connections and Pending bound connections and requests that wait for one, over every pool of a cluster; nil is no bound.
+	Connections, Pending *breaker.Resource
 }
 
 // Stats are counted by a pool; several pools may share one.
@@ -100,6 +103,7 @@ type HTTP struct {
 	idle    []*Conn   // the last is the youngest
 	waiting []*waiter // oldest first; never while something is idle
 	dialing int       // goroutines in connect
+	conns   int       // connections that are open or being made
 	closed  bool
 }
 
@@ -125,10 +129,11 @@ func (p *HTTP) SetLimits(l Limits) {
 	p.mu.Unlock()
 }
 
-// Get returns an idle connection that is alive, or else the first that is made or comes back. fresh asks for a new one.
+// Get returns an idle connection that is alive, or else the first that is made or comes back. fresh asks for a new one, in
+// the place of one that was lost. breaker.ErrOverflow says that too many wait already.
 func (p *HTTP) Get(ctx context.Context, fresh bool) (*Conn, error) {
 	if fresh {
-		return p.open(ctx)
+		return p.openNow(ctx)
 	}
 	for {
 		p.mu.Lock()
@@ -148,7 +153,11 @@ func (p *HTTP) Get(ctx context.Context, fresh bool) (*Conn, error) {
 	if p.closed {
 		// The host went while this request was on its way to it.
 		p.mu.Unlock()
-		return p.open(ctx)
+		return p.openNow(ctx)
+	}
+	if !p.limits.Pending.Take() {
+		p.mu.Unlock()
+		return nil, breaker.ErrOverflow
 	}
 	w := &waiter{got: make(chan outcome, 1)}
 	p.waiting = append(p.waiting, w)
@@ -162,6 +171,7 @@ func (p *HTTP) Get(ctx context.Context, fresh bool) (*Conn, error) {
 	p.mu.Lock()
 	if i := slices.Index(p.waiting, w); i >= 0 {
 		p.waiting = slices.Delete(p.waiting, i, i+1)
+		p.limits.Pending.Give()
 		p.mu.Unlock()
 		return nil, context.Cause(ctx)
 	}
@@ -172,9 +182,26 @@ func (p *HTTP) Get(ctx context.Context, fresh bool) (*Conn, error) {
 	return nil, context.Cause(ctx)
 }
 
-// dialMore starts a dial for each waiter that has none yet, up to maxDialing. The lock is held.
+// openNow makes a connection beyond every bound, for a request that was let in already.
+func (p *HTTP) openNow(ctx context.Context) (*Conn, error) {
+	p.mu.Lock()
+	p.conns++
+	p.limits.Connections.Force()
+	p.mu.Unlock()
+	return p.open(ctx)
+}
+
+// dialMore starts a dial for each waiter that has none yet, up to maxDialing and to what the cluster may have. A pool without
+// any connection may always make one: nothing else would ever serve its waiters. The lock is held.
 func (p *HTTP) dialMore() {
 	for p.dialing < min(len(p.waiting), maxDialing) {
+		if !p.limits.Connections.Take() {
+			if p.conns > 0 {
+				return
+			}
+			p.limits.Connections.Force()
+		}
+		p.conns++
 		p.dialing++
 		go p.connect()
 	}
@@ -201,6 +228,7 @@ func (p *HTTP) next() *waiter {
 	w := p.waiting[0]
 	p.waiting[0] = nil
 	p.waiting = p.waiting[1:]
+	p.limits.Pending.Give()
 	return w
 }
 
@@ -213,7 +241,7 @@ func (p *HTTP) give(c *Conn) {
 			p.stop()
 		}
 	case p.closed:
-		c.Discard()
+		c.close()
 	default:
 		if p.limits.IdleTimeout > 0 {
 			c.idleAt = time.Now()
@@ -222,7 +250,14 @@ func (p *HTTP) give(c *Conn) {
 	}
 }
 
-// open makes a connection.
+// lost is told of a connection that is no more, or was never made. The lock is held.
+func (p *HTTP) lost() {
+	p.conns--
+	p.limits.Connections.Give()
+	p.dialMore() // one that waits may now have its own
+}
+
+// open makes a connection, which was counted in conns.
 func (p *HTTP) open(ctx context.Context) (*Conn, error) {
 	p.mu.Lock()
 	limit := p.limits.ConnectTimeout
@@ -230,6 +265,9 @@ func (p *HTTP) open(ctx context.Context) (*Conn, error) {
 	nc, err := Connect(ctx, p.dial, limit)
 	if err != nil {
 		p.stats.Failed.Add(1)
+		p.mu.Lock()
+		p.lost()
+		p.mu.Unlock()
 		return nil, err
 	}
 	p.stats.Opened.Add(1)
@@ -322,7 +360,7 @@ func (c *Conn) Put() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if limit := p.limits.MaxRequests; limit > 0 && c.requests >= limit {
-		c.Discard()
+		c.close()
 		return
 	}
 	c.reused = true
@@ -331,13 +369,31 @@ func (c *Conn) Put() {
 
 // Discard implements Stream.
 func (c *Conn) Discard() {
+	c.pool.mu.Lock()
+	first := c.leave()
+	c.pool.mu.Unlock()
+	if first {
+		_ = c.Close() // nothing waits for what a lost connection has to say
+	}
+}
+
+// close is Discard with the pool's lock held.
+func (c *Conn) close() {
+	if c.leave() {
+		_ = c.Close()
+	}
+}
+
+// leave takes the connection out of the pool's counts, once. The lock is held.
+func (c *Conn) leave() bool {
 	if c.gone {
-		return
+		return false
 	}
 	c.gone = true
 	c.stats.Active.Add(-1)
 	c.stats.Destroyed.Add(1)
-	_ = c.Close() // nothing waits for what a lost connection has to say
+	c.pool.lost()
+	return true
 }
 
 // Sweep closes connections that were idle for longer than the limit.

@@ -3,7 +3,6 @@ package router
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"os"
@@ -12,11 +11,13 @@ import (
 	"time"
 
 	"github.com/meshproof/meshproof/mesh/proxy/balance"
+	"github.com/meshproof/meshproof/mesh/proxy/breaker"
 	"github.com/meshproof/meshproof/mesh/proxy/conf"
 	"github.com/meshproof/meshproof/mesh/proxy/filter"
 	"github.com/meshproof/meshproof/mesh/proxy/filter/peer"
 	"github.com/meshproof/meshproof/mesh/proxy/http1"
 	"github.com/meshproof/meshproof/mesh/proxy/http2"
+	"github.com/meshproof/meshproof/mesh/proxy/outlier"
 	"github.com/meshproof/meshproof/mesh/proxy/pool"
 	"github.com/meshproof/meshproof/mesh/proxy/telemetry"
 	"github.com/meshproof/meshproof/mesh/proxy/upstream"
@@ -33,11 +34,15 @@ type exchange struct {
 	levels  levels
 	random  uint64
 	http2   bool // to the upstream
+	query   balance.Query
+	cookies [][]byte // Set-Cookie values to add to the answer
 
 	timeout  time.Duration // of all tries; 0 none
 	perTry   time.Duration
 	deadline time.Time // of the whole, once the request is complete
+	ends     time.Time // of the stream, from its begin
 	retry    retryState
+	retrying bool // holds one of the cluster's retries
 	tried    []*upstream.Host
 	body     requestBody
 	host     upstream.Member
@@ -76,11 +81,16 @@ func (x *exchange) run(ctx context.Context) {
 	}
 	x.cluster.Stats.ActiveRequests.Add(1)
 	defer x.cluster.Stats.ActiveRequests.Add(-1)
+	defer x.giveRetry()
 	if x.timeout > 0 && x.body.complete {
 		x.deadline = time.Now().Add(x.timeout)
 	}
 	fresh := false
 	for {
+		if why := s.Interrupted(); why == telemetry.DownstreamTermination {
+			x.gone()
+			return
+		}
 		if !fresh {
 			s.AttemptCount++
 		}
@@ -115,7 +125,7 @@ func (x *exchange) run(ctx context.Context) {
 }
 
 func (x *exchange) pick(attempt int) (upstream.Member, bool) {
-	q := balance.Query{Attempt: attempt}
+	q := x.query
 	m, ok := x.cluster.Pick(q, x.s.Conn.Local)
 	if attempt == 0 || !ok || !x.retry.avoid {
 		return m, ok
@@ -128,6 +138,7 @@ func (x *exchange) pick(attempt int) (upstream.Member, bool) {
 		if !used {
 			break
 		}
+		q.Attempt++
 		if m, ok = x.cluster.Pick(q, x.s.Conn.Local); !ok {
 			break
 		}
@@ -146,6 +157,9 @@ func (x *exchange) try(ctx context.Context, m upstream.Member, fresh bool) resul
 		setHost(s, x.route.Forward, []byte(m.Endpoint.Host))
 	}
 	c, err := m.Open(ctx, fresh, x.http2)
+	if errors.Is(err, breaker.ErrOverflow) {
+		return x.overflow()
+	}
 	if err != nil {
 		st.ConnectFail.Add(1)
 		m.Errors.Add(1)
@@ -155,8 +169,15 @@ func (x *exchange) try(ctx context.Context, m upstream.Member, fresh bool) resul
 			x.reset = "connection timeout"
 		}
 		s.Rec.Failure = err.Error()
+		m.Report(outlier.ConnectFailed, 0)
 		return x.afterReset(failure{connect: true})
 	}
+	if !x.cluster.Breakers.Requests.Take() {
+		x.giveBack(c, true)
+		return x.overflow()
+	}
+	defer x.cluster.Breakers.Requests.Give()
+	s.Guard(c)
 	peer.Add(s, m.Mesh)
 	if s.Conn.Direction != conf.Inbound {
 		s.Rec.MTLS = m.Mesh
@@ -165,12 +186,13 @@ func (x *exchange) try(ctx context.Context, m upstream.Member, fresh bool) resul
 		}
 	}
 	s.Rec.UpstreamLocal = c.Local()
+	m.Report(outlier.Connected, 0)
 	st.Requests.Add(1)
 	m.Requests.Add(1)
 	m.Active.Add(1)
 	defer m.Active.Add(-1)
 	sent := time.Now()
-	x.setDeadline(c, sent)
+	x.setDeadline(sent)
 	c.Request(&s.Req)
 	x.body.send(s, c, x)
 	if x.body.pump == nil {
@@ -186,15 +208,36 @@ func (x *exchange) try(ctx context.Context, m upstream.Member, fresh bool) resul
 	return x.answer(c, m)
 }
 
-func (x *exchange) setDeadline(c pool.Stream, now time.Time) {
+// overflow ends an exchange that a circuit breaker does not let through; that is not tried again.
+func (x *exchange) overflow() result {
+	x.cluster.Stats.PendingOverflow.Add(1)
+	x.s.Rec.Flags |= telemetry.UpstreamOverflow
+	x.reset = "overflow"
+	return failed
+}
+
+func (x *exchange) setDeadline(now time.Time) {
 	d := x.deadline
 	if x.perTry > 0 {
 		if t := now.Add(x.perTry); d.IsZero() || t.Before(d) {
 			d = t
 		}
 	}
+	if !x.ends.IsZero() && (d.IsZero() || x.ends.Before(d)) {
+		d = x.ends
+	}
 	if !d.IsZero() {
-		_ = c.SetReadDeadline(d) // a dead connection shows at the read
+		x.s.SetDeadline(d)
+	}
+}
+
+// giveBack ends the exchange with the upstream; whole says that it was complete.
+func (x *exchange) giveBack(c pool.Stream, whole bool) {
+	x.s.Unguard()
+	if whole {
+		c.Put()
+	} else {
+		c.Discard()
 	}
 }
 
@@ -204,6 +247,8 @@ var limits = http1.DefaultLimits
 var (
 	hServiceTime = []byte("x-envoy-upstream-service-time")
 	hAttempts    = []byte("x-envoy-attempt-count")
+	hOverloaded  = []byte("x-envoy-overloaded")
+	vTrue        = []byte("true")
 )
 
 func (x *exchange) readHead(c pool.Stream) error {
@@ -227,12 +272,12 @@ func (x *exchange) lost(c pool.Stream, err error) result {
 	unsent := c.Unsent(err)
 	silent := c.Buffered() == 0 && (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, http2.ErrClosed))
 	reused := c.Reused()
-	c.Discard()
+	x.giveBack(c, false)
 	if gone {
-		s.Rec.Flags |= telemetry.DownstreamTermination
-		s.Rec.Details = "downstream_remote_disconnect"
-		s.CloseAfter = true
-		return done
+		return x.gone()
+	}
+	if why := s.Interrupted(); why != 0 {
+		return x.interrupted(why)
 	}
 	if x.stales < maxStales && x.body.replayable() && (unsent || reused && silent && safe(s.Req.Method)) {
 		x.stales++
@@ -242,10 +287,15 @@ func (x *exchange) lost(c pool.Stream, err error) result {
 	var bad *http1.ParseError
 	var peerReset *http2.ResetError
 	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded) && x.over():
+		s.Rec.Flags |= telemetry.DurationTimeout
+		return failed
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		st.Timeouts.Add(1)
 		s.Rec.Flags |= telemetry.UpstreamRequestTimeout
 		x.reset = "timeout"
+		x.host.Timeouts.Add(1)
+		x.host.Report(outlier.TimedOut, 0)
 		if !x.deadline.IsZero() && !time.Now().Before(x.deadline) {
 			return failed
 		}
@@ -253,18 +303,22 @@ func (x *exchange) lost(c pool.Stream, err error) result {
 	case errors.As(err, &bad):
 		s.Rec.Flags |= telemetry.UpstreamProtocolError
 		x.reset = "protocol error"
+		x.host.Report(outlier.ConnectFailed, 0)
 		s.Rec.Failure = bad.Detail
 	case http2.Refused(err):
 		s.Rec.Flags |= telemetry.UpstreamRemoteReset
 		x.reset = "remote refused stream reset"
+		x.host.Report(outlier.ConnectFailed, 0)
 		st.Resets.Add(1)
 		return x.afterReset(failure{refused: true})
 	case errors.As(err, &peerReset):
 		s.Rec.Flags |= telemetry.UpstreamRemoteReset
 		x.reset = "remote reset"
+		x.host.Report(outlier.ConnectFailed, 0)
 	default:
 		s.Rec.Flags |= telemetry.UpstreamConnectionTermination
 		x.reset = "connection termination"
+		x.host.Report(outlier.ConnectFailed, 0)
 	}
 	st.Resets.Add(1)
 	return x.afterReset(failure{unsent: unsent})
@@ -289,6 +343,7 @@ func (x *exchange) answer(c pool.Stream, m upstream.Member) result {
 	if cl := status / 100; cl < len(x.cluster.Stats.Class) {
 		x.cluster.Stats.Class[cl].Add(1)
 	}
+	m.Report(outlier.Answered, outcome(s))
 	if status >= 500 {
 		m.Errors.Add(1)
 	} else {
@@ -297,9 +352,9 @@ func (x *exchange) answer(c pool.Stream, m upstream.Member) result {
 	if status == 101 {
 		return x.tunnel(c)
 	}
-	if x.retry.left > 0 && x.retryStatus() {
+	if x.retry.left > 0 && x.retryStatus() && x.takeRetry() {
 		if x.body.stop(s) {
-			c.Discard()
+			x.giveBack(c, false)
 			s.Rec.Flags |= telemetry.DownstreamTermination
 			s.CloseAfter = true
 			return done
@@ -318,6 +373,9 @@ func (x *exchange) answer(c pool.Stream, m upstream.Member) result {
 	}
 	s.Rec.Details = "via_upstream"
 	h := &s.Resp.Header
+	for _, c := range x.cookies {
+		h.Add(hSetCookie, c)
+	}
 	h.Set(hServiceTime, millis(h, s.Rec.UpstreamTime))
 	if x.vhost.AttemptsInResponse {
 		h.Set(hAttempts, number(h, int64(s.AttemptCount)))
@@ -351,16 +409,19 @@ func (x *exchange) stream(c pool.Stream, m upstream.Member, closing bool) result
 			if errors.Is(err, os.ErrDeadlineExceeded) {
 				s.Rec.Flags = s.Rec.Flags&^telemetry.UpstreamConnectionTermination | telemetry.UpstreamRequestTimeout
 				x.cluster.Stats.Timeouts.Add(1)
+			} else {
+				m.Report(outlier.ConnectFailed, 0)
 			}
 			s.Rec.Details = "upstream_reset_after_response_started{connection_termination}"
 			x.cluster.Stats.Resets.Add(1)
 			x.body.stop(s)
-			c.Discard()
+			x.giveBack(c, false)
 			_ = s.Out.Flush() // what came goes out; the missing end tells the client that it is not all
 			s.CloseAfter = true
 			return done
 		}
 		s.Rec.BytesOut += int64(len(p))
+		s.Moved()
 		if s.Out.Body(p) == nil && !c.BodyDone() && c.Buffered() == 0 {
 			_ = s.Out.Flush()
 		}
@@ -373,9 +434,9 @@ func (x *exchange) stream(c pool.Stream, m upstream.Member, closing bool) result
 	}
 	sentAll := x.body.settle(s)
 	if !closing && sentAll && c.BodyDone() {
-		c.Put()
+		x.giveBack(c, true)
 	} else {
-		c.Discard()
+		x.giveBack(c, false)
 	}
 	if s.Out.Flush() != nil {
 		s.Rec.Flags |= telemetry.DownstreamTermination
@@ -396,34 +457,10 @@ func (x *exchange) drain(c pool.Stream, m upstream.Member) {
 		}
 	}
 	if c.BodyDone() && !x.s.Resp.Close && x.body.complete {
-		c.Put()
+		x.giveBack(c, true)
 		return
 	}
-	c.Discard()
-}
-
-func (x *exchange) failure() (code int, body, details string) {
-	f := x.s.Rec.Flags
-	switch {
-	case f&telemetry.NoHealthyUpstream != 0:
-		return 503, "no healthy upstream", "no_healthy_upstream"
-	case f&telemetry.UpstreamRequestTimeout != 0:
-		return 504, "upstream request timeout", "response_timeout"
-	case f&telemetry.UpstreamProtocolError != 0:
-		return 502, "upstream connect error or disconnect/reset before headers. reset reason: protocol error", "upstream_reset_before_response_started{protocol_error}"
-	}
-	body = "upstream connect error or disconnect/reset before headers. reset reason: " + x.reset
-	if x.s.Rec.Failure != "" {
-		body += ", transport failure reason: " + x.s.Rec.Failure
-	}
-	return 503, body, fmt.Sprintf("upstream_reset_before_response_started{%s}", x.reset)
-}
-
-func (x *exchange) fail(code int, body, details string) {
-	x.s.Reply(code, []byte(body), "text/plain", details)
-	if x.s.Out.Flush() != nil {
-		x.s.CloseAfter = true
-	}
+	x.giveBack(c, false)
 }
 
 // tunnel joins both connections after a 101, until one side ends.
@@ -432,7 +469,7 @@ func (x *exchange) tunnel(st pool.Stream) result {
 	c, ok := st.(*pool.Conn)
 	in, ok2 := s.In.(*http1.Reader)
 	if !ok || !ok2 {
-		st.Discard()
+		x.giveBack(st, false)
 		s.Rec.Flags |= telemetry.UpstreamProtocolError
 		x.fail(502, "the upstream switched protocols unasked", "upstream_reset_before_response_started{protocol_error}")
 		return done
@@ -442,7 +479,7 @@ func (x *exchange) tunnel(st pool.Stream) result {
 	s.CloseAfter = true
 	s.WriteHead()
 	if s.Req.Upgrade == nil || s.Out.Flush() != nil {
-		c.Discard()
+		x.giveBack(c, false)
 		return done
 	}
 	_ = c.SetDeadline(time.Time{})
@@ -453,7 +490,7 @@ func (x *exchange) tunnel(st pool.Stream) result {
 		up <- n
 	}()
 	s.Rec.BytesOut += copyAfter(s.Conn.Conn, c.Conn, late)
-	c.Discard()
+	x.giveBack(c, false)
 	_ = s.Conn.SetReadDeadline(time.Unix(1, 0))
 	s.Rec.BytesIn += <-up
 	return done

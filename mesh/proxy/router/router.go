@@ -95,6 +95,9 @@ func (x *exchange) serve(ctx context.Context, t *conf.RouteTable) {
 		}
 	}
 	x.policy()
+	if x.cluster.Hashes() {
+		x.query, x.cookies = hashed(s, f.Hash)
+	}
 	x.levels.order(t, x.vhost, x.route, w)
 	x.levels.request(s)
 	rewrite(s, x.route, w)

@@ -28,9 +28,10 @@ const (
 	DownstreamProtocolError                         // DPE
 	UpstreamProtocolError                           // UPE
 	StreamIdleTimeout                               // SI
+	UpstreamOverflow                                // UO
 )
 
-var flagNames = [...]string{"UH", "UF", "NR", "URX", "NC", "DT", "DC", "UT", "UR", "UC", "DPE", "UPE", "SI"}
+var flagNames = [...]string{"UH", "UF", "NR", "URX", "NC", "DT", "DC", "UT", "UR", "UC", "DPE", "UPE", "SI", "UO"}
 
 // String joins the short names by a comma; no flag is "-".
 func (f Flags) String() string {

@@ -9,6 +9,7 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"slices"
@@ -17,7 +18,9 @@ import (
 	"time"
 
 	"github.com/meshproof/meshproof/mesh/proxy/balance"
+	"github.com/meshproof/meshproof/mesh/proxy/breaker"
 	"github.com/meshproof/meshproof/mesh/proxy/conf"
+	"github.com/meshproof/meshproof/mesh/proxy/outlier"
 	"github.com/meshproof/meshproof/mesh/proxy/pool"
 )
 
@@ -31,13 +34,20 @@ type Dialer func(ctx context.Context, source netip.Addr, k conf.Keepalive, addr 
 
 // Set owns the live state of every cluster.
 type Set struct {
-	tls  TLSBuilder
-	dial Dialer
-	view atomic.Pointer[View]
+	// Log hears of ejections; nil is silence. It is set before the first Apply.
+	Log *slog.Logger
 
-	mu    sync.Mutex
-	hosts map[hostKey]*Host
-	stats map[string]*Stats
+	tls    TLSBuilder
+	dial   Dialer
+	view   atomic.Pointer[View]
+	events outlier.Events
+	wake   chan struct{} // says that the next sweep may have moved
+
+	mu        sync.Mutex
+	hosts     map[hostKey]*Host
+	stats     map[string]*Stats
+	limits    map[string]*breaker.Breakers
+	detectors map[string]*outlier.Detector
 }
 
 type hostKey struct{ cluster, addr, tls string }
@@ -56,11 +66,18 @@ func (v *View) Clusters() map[string]*Cluster { return v.clusters }
 
 // Cluster is a live cluster: one version of its endpoints with the picker over them.
 type Cluster struct {
-	Conf    *conf.Cluster
-	Stats   *Stats
-	Members []Member
-	picker  balance.Picker
+	Conf     *conf.Cluster
+	Stats    *Stats
+	Breakers *breaker.Breakers // live as long as the Set
+	Members  []Member
+	// Outlier detects the cluster's outliers; nil where it has no outlier detection.
+	Outlier *outlier.Detector
+
+	entries []balance.Entry // of Members; Healthy is what the control plane says
+	options balance.Options
+	picker  atomic.Pointer[balance.Set]
 	set     *Set
+	mu      sync.Mutex // one rebuild of picker at a time
 }
 
 // Member is an endpoint of a cluster. The Host is shared between versions, the Endpoint belongs to this one.
@@ -74,14 +91,17 @@ type Host struct {
 	Addr   string // host:port
 	Active atomic.Int64
 	// Counters of this endpoint.
-	Requests, Errors, Success atomic.Int64
-	HTTP                      *pool.HTTP
-	HTTP2                     *pool.HTTP2
-	TLS                       *conf.UpstreamTLS      // nil is plaintext
-	Mesh                      bool                   // mutual TLS with another proxy of the mesh
-	PeerURI                   atomic.Pointer[string] // SPIFFE id that the endpoint last showed; nil unknown
-	dialTCP                   pool.Dial
-	cx                        pool.Stats
+	Requests, Errors, Success, Timeouts atomic.Int64
+	HTTP                                *pool.HTTP
+	HTTP2                               *pool.HTTP2
+	TLS                                 *conf.UpstreamTLS      // nil is plaintext
+	Mesh                                bool                   // mutual TLS with another proxy of the mesh
+	PeerURI                             atomic.Pointer[string] // SPIFFE id that the endpoint last showed; nil unknown
+	Outlier                             outlier.Host
+	found                               bool  // by an original destination, no member of its cluster
+	uses                                int64 // of a found host, as of the last look
+	dialTCP                             pool.Dial
+	cx                                  pool.Stats
 }
 
 // Connections returns the host's connection counters.
@@ -124,6 +144,7 @@ func (h *Host) DialTCP(ctx context.Context, limit time.Duration) (net.Conn, erro
 type Stats struct {
 	Requests, Timeouts, Retries, RetrySuccess, RetryExhausted, Resets atomic.Int64
 	ConnectFail, NoHealthy, ActiveRequests, CxTotal, PerTryTimeouts   atomic.Int64
+	PendingOverflow                                                   atomic.Int64    // requests refused by a breaker
 	Class                                                             [6]atomic.Int64 // 1xx to 5xx by index
 	SentBytes, ReceivedBytes                                          atomic.Int64
 }
@@ -133,7 +154,8 @@ func NewSet(tls TLSBuilder, dial Dialer) *Set {
 	if dial == nil {
 		dial = dialTCP
 	}
-	s := &Set{tls: tls, dial: dial, hosts: map[hostKey]*Host{}, stats: map[string]*Stats{}}
+	s := &Set{tls: tls, dial: dial, wake: make(chan struct{}, 1), hosts: map[hostKey]*Host{}, stats: map[string]*Stats{},
+		limits: map[string]*breaker.Breakers{}, detectors: map[string]*outlier.Detector{}}
 	s.view.Store(&View{Config: &conf.Config{}})
 	return s
 }
@@ -149,9 +171,12 @@ func (s *Set) Apply(cfg *conf.Config) error {
 	old := s.view.Load()
 	next := &View{Config: cfg, clusters: make(map[string]*Cluster, len(cfg.Clusters))}
 	used := make(map[hostKey]bool, len(s.hosts))
+	same := map[string]bool{} // clusters that did not change: also keep hosts that are no members
+	var made []*Cluster
 	for name, c := range cfg.Clusters {
 		if live := old.clusters[name]; live != nil && live.Conf == c {
 			next.clusters[name] = live
+			same[name] = true
 			for i := range live.Members {
 				m := &live.Members[i]
 				used[hostKey{name, m.Addr, tlsID(m.TLS)}] = true
@@ -163,10 +188,15 @@ func (s *Set) Apply(cfg *conf.Config) error {
 			return fmt.Errorf("cluster %q: %w", name, err)
 		}
 		next.clusters[name] = live
+		made = append(made, live)
+	}
+	for _, live := range made {
+		s.watch(live)
 	}
 	s.view.Store(next)
+	s.dropDetectors(next)
 	for k, h := range s.hosts {
-		if !used[k] {
+		if !used[k] && !(same[k.cluster] && h.found) {
 			delete(s.hosts, k)
 			h.close()
 		}
@@ -180,11 +210,10 @@ func (s *Set) build(c *conf.Cluster, used map[hostKey]bool) (*Cluster, error) {
 		st = &Stats{}
 		s.stats[c.Name] = st
 	}
-	live := &Cluster{Conf: c, Stats: st, set: s}
+	live := &Cluster{Conf: c, Stats: st, Breakers: s.breakers(c), set: s}
 	if c.Endpoints == nil {
 		return live, nil
 	}
-	var entries []balance.Entry
 	var weights []uint32
 	for li := range c.Endpoints.Localities {
 		l := &c.Endpoints.Localities[li]
@@ -196,23 +225,44 @@ func (s *Set) build(c *conf.Cluster, used map[hostKey]bool) (*Cluster, error) {
 				return nil, err
 			}
 			live.Members = append(live.Members, Member{h, ep})
-			entries = append(entries, balance.Entry{Weight: ep.Weight, Priority: l.Priority, Locality: li, Healthy: !ep.Unhealthy && !ep.Draining, Active: &h.Active})
+			live.entries = append(live.entries, balance.Entry{Weight: ep.Weight, Priority: l.Priority, Locality: li, Healthy: live.Members[len(live.Members)-1].servable(), Active: &h.Active, Key: hashKey(c, ep, h)})
 		}
 	}
-	opts := balance.Options{Panic: c.PanicThreshold}
+	live.options = options(c)
 	if c.LocalityLB {
-		opts.LocalityWeights = weights
+		live.options.LocalityWeights = weights
 	}
+	return live, nil
+}
+
+func options(c *conf.Cluster) balance.Options {
+	out := balance.Options{Panic: c.PanicThreshold}
 	switch c.LB {
 	case conf.LeastRequest:
-		opts.Build = balance.LeastRequest(c.ChoiceCount)
+		out.Build = balance.LeastRequest(c.ChoiceCount)
+	case conf.RingHash:
+		out.Hash = balance.Ring(c.Hash.MinRing, c.Hash.MaxRing)
+	case conf.Maglev:
+		out.Hash = balance.Maglev(c.Hash.MaglevSize)
 	case conf.Random:
-		opts.Build = balance.Random
+		out.Build = balance.Random
 	default:
-		opts.Build = balance.RoundRobin
+		out.Build = balance.RoundRobin
 	}
-	live.picker = balance.New(entries, opts)
-	return live, nil
+	return out
+}
+
+// hashKey names an endpoint in tables of hashes: by its metadata, its hostname where the cluster says so, else its address.
+func hashKey(c *conf.Cluster, ep *conf.Endpoint, h *Host) string {
+	switch {
+	case ep.HashKey != "":
+		return ep.HashKey
+	case c.Hash.UseHostname && ep.Hostname != "":
+		return ep.Hostname
+	case c.Hash.UseHostname && ep.Host != "":
+		return ep.Host
+	}
+	return h.Addr
 }
 
 func tlsID(t *conf.UpstreamTLS) string {
@@ -236,6 +286,26 @@ next:
 	return c.TLS
 }
 
+// breakers are the cluster's, with the bounds of its config.
+func (s *Set) breakers(c *conf.Cluster) *breaker.Breakers {
+	b := s.limits[c.Name]
+	if b == nil {
+		b = &breaker.Breakers{}
+		s.limits[c.Name] = b
+	}
+	b.Connections.Set(c.Breakers.Connections)
+	b.Pending.Set(c.Breakers.Pending)
+	b.Requests.Set(c.Breakers.Requests)
+	b.Retries.Set(c.Breakers.Retries)
+	return b
+}
+
+func (s *Set) poolLimits(c *conf.Cluster) pool.Limits {
+	b := s.limits[c.Name]
+	return pool.Limits{ConnectTimeout: c.ConnectTimeout, IdleTimeout: c.IdleTimeout, MaxRequests: c.MaxRequests, Connections: &b.Connections, Pending: &b.Pending,
+		MaxStreams: c.HTTP2.MaxStreams, KeepAlive: c.HTTP2.KeepAlive, KeepAliveTimeout: c.HTTP2.KeepAliveTimeout}
+}
+
 func (s *Set) host(c *conf.Cluster, ep *conf.Endpoint, used map[hostKey]bool) (*Host, error) {
 	addr := ep.Addr.String()
 	if ep.Host != "" {
@@ -243,22 +313,18 @@ func (s *Set) host(c *conf.Cluster, ep *conf.Endpoint, used map[hostKey]bool) (*
 	}
 	t := transport(c, ep)
 	key := hostKey{c.Name, addr, tlsID(t)}
+	limits := s.poolLimits(c)
 	used[key] = true
 	if h := s.hosts[key]; h != nil {
-		h.HTTP.SetLimits(limits(c))
-		h.HTTP2.SetLimits(limits(c))
+		h.HTTP.SetLimits(limits)
+		h.HTTP2.SetLimits(limits)
 		return h, nil
 	}
-	h, err := s.newHost(c, addr, t)
+	h, err := s.newHost(c, addr, t, limits)
 	if err == nil {
 		s.hosts[key] = h
 	}
 	return h, err
-}
-
-func limits(c *conf.Cluster) pool.Limits {
-	return pool.Limits{ConnectTimeout: c.ConnectTimeout, IdleTimeout: c.IdleTimeout, MaxRequests: c.MaxRequests, MaxStreams: c.HTTP2.MaxStreams,
-		KeepAlive: c.HTTP2.KeepAlive, KeepAliveTimeout: c.HTTP2.KeepAliveTimeout}
 }
 
 func dialTCP(ctx context.Context, source netip.Addr, k conf.Keepalive, addr string) (net.Conn, error) {
@@ -269,9 +335,9 @@ func dialTCP(ctx context.Context, source netip.Addr, k conf.Keepalive, addr stri
 	return d.DialContext(ctx, "tcp", addr)
 }
 
-func (s *Set) newHost(c *conf.Cluster, addr string, t *conf.UpstreamTLS) (*Host, error) {
+func (s *Set) newHost(c *conf.Cluster, addr string, t *conf.UpstreamTLS, limits pool.Limits) (*Host, error) {
 	plain := func(ctx context.Context) (net.Conn, error) { return s.dial(ctx, c.BindSource, c.Keepalive, addr) }
-	h := &Host{Addr: addr, TLS: t, dialTCP: plain}
+	h := &Host{Addr: addr, TLS: t, dialTCP: plain, Outlier: outlier.Host{Addr: addr}}
 	dialHTTP, dialHTTP2 := pool.Dial(plain), pool.Dial(plain)
 	if t != nil {
 		var err error
@@ -286,8 +352,8 @@ func (s *Set) newHost(c *conf.Cluster, addr string, t *conf.UpstreamTLS) (*Host,
 			return nil, err
 		}
 	}
-	h.HTTP = pool.NewHTTP(dialHTTP, limits(c), &h.cx)
-	h.HTTP2 = pool.NewHTTP2(dialHTTP2, limits(c), &h.cx)
+	h.HTTP = pool.NewHTTP(dialHTTP, limits, &h.cx)
+	h.HTTP2 = pool.NewHTTP2(dialHTTP2, limits, &h.cx)
 	return h, nil
 }
 
@@ -338,12 +404,15 @@ func (s *Set) dialTLS(h *Host, plain pool.Dial, t *conf.UpstreamTLS, alpn []stri
 	}, nil
 }
 
+// Hashes reports whether the cluster picks by a hash of the request.
+func (c *Cluster) Hashes() bool { return c.Conf.LB == conf.RingHash || c.Conf.LB == conf.Maglev }
+
 // Pick returns an endpoint, or false when there is none to use. original is where the downstream connection was bound for.
 func (c *Cluster) Pick(q balance.Query, original netip.AddrPort) (Member, bool) {
 	if c.Conf.Discovery == conf.OriginalDstDiscovery {
 		return c.original(original)
 	}
-	i := c.picker.Pick(q)
+	i := c.picker.Load().Pick(q)
 	if i < 0 {
 		c.Stats.NoHealthy.Add(1)
 		return Member{}, false
@@ -351,7 +420,8 @@ func (c *Cluster) Pick(q balance.Query, original netip.AddrPort) (Member, bool) 
 	return c.Members[i], true
 }
 
-// original finds or makes the host of an original destination; such hosts go when the cluster's config goes or changes.
+// original finds or makes the host of an original destination; such hosts go when the cluster's config goes or changes, or
+// when they are idle.
 func (c *Cluster) original(addr netip.AddrPort) (Member, bool) {
 	if !addr.IsValid() {
 		c.Stats.NoHealthy.Add(1)
@@ -364,35 +434,11 @@ func (c *Cluster) original(addr netip.AddrPort) (Member, bool) {
 	h := s.hosts[key]
 	if h == nil {
 		var err error
-		if h, err = s.newHost(c.Conf, key.addr, c.Conf.TLS); err != nil {
+		if h, err = s.newHost(c.Conf, key.addr, c.Conf.TLS, s.poolLimits(c.Conf)); err != nil {
 			return Member{}, false
 		}
+		h.found = true
 		s.hosts[key] = h
 	}
 	return Member{h, &conf.Endpoint{Addr: addr, Weight: 1}}, true
-}
-
-// Run closes idle connections when their time has come, until ctx ends; then it closes all of them.
-func (s *Set) Run(ctx context.Context) error {
-	t := time.NewTicker(10 * time.Second)
-	defer t.Stop()
-	for {
-		select {
-		case now := <-t.C:
-			s.mu.Lock()
-			for _, h := range s.hosts {
-				h.HTTP.Sweep(now)
-				h.HTTP2.Sweep(now)
-			}
-			s.mu.Unlock()
-		case <-ctx.Done():
-			s.mu.Lock()
-			for _, h := range s.hosts {
-				h.HTTP.Close()
-				h.HTTP2.End()
-			}
-			s.mu.Unlock()
-			return nil
-		}
-	}
 }

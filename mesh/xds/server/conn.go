@@ -283,7 +283,7 @@ func (c *conn) refresh() error {
 	if snap == nil || snap == c.snapshot {
 		return nil
 	}
-	parts, err := c.s.opts.Source.Parts(snap, c.view)
+	parts, err := c.s.opts.Source.Parts(snap, snap.View(c.view))
 	if err != nil {
 		c.s.log.Error("translate", "proxy", c.view.ID, "snapshot", snap.Sequence, "error", err)
 		return status.Errorf(codes.Internal, "translate for %s: %v", c.view.ID, err)

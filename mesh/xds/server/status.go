@@ -161,7 +161,7 @@ func (s *Server) Configuration(proxy string) ([]*xds.Part, error) {
 	snap := s.Current()
 	for _, c := range s.connections() {
 		if c.view.ID == proxy && snap != nil {
-			return s.opts.Source.Parts(snap, c.view)
+			return s.opts.Source.Parts(snap, snap.View(c.view))
 		}
 	}
 	return nil, nil

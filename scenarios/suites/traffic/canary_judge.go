@@ -11,20 +11,7 @@ import (
 	"github.com/meshproof/meshproof/scenarios/expect"
 )
 
-// GuardID is the claim that says whether the host let the canary be judged.
-const GuardID = "guard"
-
-const (
-	liveBound    = 5 * time.Second        // from a change to its last acknowledgement; seen: tens of milliseconds
-	lateBound    = 100 * time.Millisecond // behind its schedule, after which a send is late
-	lateMax      = 0.01                   // of sends that may be late; seen on a quiet host of two cores: none
-	stealMax     = 0.10
-	clockJumpMax = 250 * time.Millisecond
-	stallSlack   = 0.25 // of CPU pressure beyond the calibration
-	// Of CPU pressure: what is allowed whatever the calibration saw, since it was short, and what is never allowed. Seen on a
-	// quiet host of two cores: 0.56. Late sends tell more.
-	stallFloor, stallCeiling = 0.90, 0.97
-)
+const liveBound = 5 * time.Second // from a change to its last acknowledgement; seen: tens of milliseconds
 
 // samples is how many samples the test of a share needs.
 func samples(want, catch float64) int {
@@ -51,7 +38,7 @@ func judgeCanary(run canaryRun) []verdict.Claim {
 	claims = append(claims, run.judgeLost(), run.judgeStrays())
 	claims = append(claims, run.judgeConverged()...)
 	claims = append(claims, alone...)
-	return append(claims, run.judgeGuard())
+	return append(claims, expect.Guard(run.requests, run.seen.Host, run.calibration, run.seen.Disturbed))
 }
 
 // weighted are the sources whose requests are split by weight.
@@ -131,8 +118,8 @@ func (run canaryRun) why(s step, w expect.Window, sources []source) string {
 	}
 	lines = append(lines, "where   "+strings.Join(where, "; "))
 	for _, c := range run.changes {
-		if c.step == s && c.err != nil {
-			lines = append(lines, "likely  the change did not reach every proxy: "+c.err.Error())
+		if c.step == s && c.Err != nil {
+			lines = append(lines, "likely  the change did not reach every proxy: "+c.Err.Error())
 		}
 	}
 	if run.meshed {
@@ -192,42 +179,12 @@ func (run canaryRun) judgeLost() verdict.Claim {
 		ID: "lost", Statement: fmt.Sprintf("nothing lost across %d changes of two routes", max(0, len(run.changes)-1)),
 		N: n, Failures: failures, Events: changes,
 	}.Claim()
-	// The guard looks at the whole run, where a stall of a second drowns. What counts for a loss is the time around it.
-	if late := run.lateAround(failures); late > lateMax {
+	if late := expect.LateAround(run.requests, failures, run.streams()...); late > expect.LateMax {
 		c.Outcome = verdict.Inconclusive
 		c.Reason += fmt.Sprintf("\nnot counted as a failure: around the losses %.1f%% of sends were more than %s late themselves, allowed %.0f%%: the host stalled",
-			100*late, lateBound, 100*lateMax)
+			100*late, expect.LateBound, 100*expect.LateMax)
 	}
 	return c
-}
-
-// stallReach is how long after a stall of the host a request can still fail for it: the shortest timeout in the apps.
-const stallReach = 3 * time.Second
-
-// lateAround is the share of late sends from stallReach before the first to stallReach after each failure.
-func (run canaryRun) lateAround(failures []verdict.Failure) float64 {
-	var spans []expect.Window
-	for _, f := range failures { // they are in order
-		w := expect.Window{From: f.Time.Add(-stallReach), To: f.Time.Add(stallReach)}
-		if n := len(spans); n > 0 && !w.From.After(spans[n-1].To) {
-			spans[n-1].To = w.To
-			continue
-		}
-		spans = append(spans, w)
-	}
-	late, sends := 0, 0
-	for _, w := range spans {
-		for _, r := range expect.Sent(run.requests, w, run.streams()...) {
-			sends++
-			if time.Duration(r.Sent-r.Intended) > lateBound {
-				late++
-			}
-		}
-	}
-	if sends == 0 {
-		return 0
-	}
-	return float64(late) / float64(sends)
 }
 
 // streams names every stream of the plan.
@@ -277,7 +234,7 @@ func (run canaryRun) judgeConverged() []verdict.Claim {
 		before := run.changes[i-1].step
 		v := verdict.Converged{
 			ID: fmt.Sprintf("live/%d-%d", ch.step.old, ch.step.new), Statement: fmt.Sprintf("%s is live everywhere", ch.step),
-			Applied: ch.applied, Within: liveBound, Proxies: ch.acks,
+			Applied: ch.Applied, Within: liveBound, Proxies: ch.Acks,
 		}
 		if !run.meshed {
 			claims = append(claims, verdict.Claim{
@@ -291,55 +248,26 @@ func (run canaryRun) judgeConverged() []verdict.Claim {
 			for _, src := range sp.weighted() {
 				names = append(names, src.name)
 			}
-			rs := expect.Sent(run.requests, expect.Window{From: ch.applied, To: ch.window.To}, names...)
+			rs := expect.Sent(run.requests, expect.Window{From: ch.Applied, To: ch.window.To}, names...)
 			if before.new == 0 && ch.step.new > 0 {
-				if at, ok := expect.First(rs, sp.new, ch.applied); ok && (v.FirstObeying.IsZero() || at.Before(v.FirstObeying)) {
+				if at, ok := expect.First(rs, sp.new, ch.Applied); ok && (v.FirstObeying.IsZero() || at.Before(v.FirstObeying)) {
 					v.FirstObeying = at
 				}
 			}
 			if before.old > 0 && ch.step.old == 0 {
-				if at, ok := expect.Last(rs, sp.old, ch.applied); ok && at.After(v.LastDisobeying) {
+				if at, ok := expect.Last(rs, sp.old, ch.Applied); ok && at.After(v.LastDisobeying) {
 					v.LastDisobeying = at
 				}
 			}
 		}
 		c := v.Claim()
-		if ch.err != nil && c.Outcome == verdict.Pass {
+		if ch.Err != nil && c.Outcome == verdict.Pass {
 			c.Outcome = verdict.Fail
 		}
-		if ch.err != nil {
-			c.Reason += "\nlikely  " + ch.err.Error() + "\nsee     meshproof mesh proxy-status"
+		if ch.Err != nil {
+			c.Reason += "\nlikely  " + ch.Err.Error() + "\nsee     meshproof mesh proxy-status"
 		}
 		claims = append(claims, c)
 	}
 	return claims
-}
-
-func (run canaryRun) judgeGuard() verdict.Claim {
-	late, sends := 0, 0
-	for _, r := range run.requests {
-		if r.Class == "canceled" {
-			continue
-		}
-		sends++
-		if time.Duration(r.Sent-r.Intended) > lateBound {
-			late++
-		}
-	}
-	g := verdict.Guard{
-		ID: GuardID, Statement: "the host let this run be judged", Sends: sends,
-		LateBound: lateBound.Seconds(), LateMax: lateMax,
-		Loads: []verdict.HostLoad{
-			{
-				Name: "CPU pressure (PSI some)", Share: run.host.CPUStall, Allowed: min(stallCeiling, max(stallFloor, run.calibration.CPUStall+stallSlack)),
-				Unknown: run.host.CPUStall < 0 || run.calibration.CPUStall < 0,
-			},
-			{Name: "steal", Share: run.host.Steal, Allowed: stealMax, Unknown: run.host.Steal < 0},
-		},
-		ClockJump: run.host.ClockJump, ClockJumpMax: clockJumpMax, Restarts: run.disturbed,
-	}
-	if sends > 0 {
-		g.LateShare = float64(late) / float64(sends)
-	}
-	return g.Claim()
 }

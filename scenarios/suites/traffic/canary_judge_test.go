@@ -9,10 +9,10 @@ import (
 
 	"github.com/meshproof/meshproof/reports/evidence"
 	"github.com/meshproof/meshproof/reports/verdict"
+	"github.com/meshproof/meshproof/scenarios/drive"
 	"github.com/meshproof/meshproof/scenarios/expect"
 	"github.com/meshproof/meshproof/scenarios/lab"
 	"github.com/meshproof/meshproof/scenarios/record"
-	"github.com/meshproof/meshproof/scenarios/workload"
 )
 
 // world answers requests of a simulated run; a case breaks one thing of it.
@@ -37,24 +37,24 @@ func honest() world {
 
 // simulate makes the evidence of a run of the quick profile in a world.
 func simulate(w world, seed uint64) canaryRun {
-	run := canaryRun{plan: canaryPlan(lab.Quick), meshed: w.meshed, host: w.host}
+	run := canaryRun{plan: canaryPlan(lab.Quick), meshed: w.meshed, seen: drive.Seen{Host: w.host}}
 	rng := rand.New(rand.NewPCG(seed, 1))
 	now := time.Unix(1_800_000_000, 0)
 	i := 0
 	for n, s := range canarySteps() {
-		c := change{step: s, applied: now, acked: now.Add(40 * time.Millisecond)}
-		ack := verdict.ProxyAck{Proxy: "p.ns", Acked: w.acked(n), At: c.acked}
+		c := change{step: s, Change: drive.Change{Name: s.String(), Applied: now, Acked: now.Add(40 * time.Millisecond)}}
+		ack := verdict.ProxyAck{Proxy: "p.ns", Acked: w.acked(n), At: c.Acked}
 		if !ack.Acked {
-			ack.At, c.err = time.Time{}, fmt.Errorf("0 of 1 proxies acked")
+			ack.At, c.Err = time.Time{}, fmt.Errorf("0 of 1 proxies acked")
 		}
 		if w.meshed {
-			c.acks = []verdict.ProxyAck{ack}
+			c.Acks = []verdict.ProxyAck{ack}
 		}
 		length := leadIn
 		if n > 0 {
 			length = run.plan.window(s, samples)
 		}
-		c.window = expect.Window{From: c.acked, To: c.acked.Add(length)}
+		c.window = expect.Window{From: c.Acked, To: c.Acked.Add(length)}
 		for _, sp := range run.plan.splits {
 			for _, src := range sp.streams {
 				for at := c.window.From; at.Before(c.window.To); at = at.Add(time.Duration(float64(time.Second) / src.rate)) {
@@ -210,30 +210,29 @@ func TestJudgeCanaryCutShort(t *testing.T) {
 	}
 }
 
+func guardOf(run canaryRun) verdict.Claim {
+	claims := judgeCanary(run)
+	return claims[len(claims)-1]
+}
+
 func TestJudgeGuard(t *testing.T) {
 	run := simulate(honest(), 1)
 	for i := range run.requests {
 		if i%10 == 0 {
-			run.requests[i].Sent += int64(2 * lateBound)
+			run.requests[i].Sent += int64(2 * expect.LateBound)
 		}
 	}
-	if c := run.judgeGuard(); c.Outcome != verdict.Inconclusive || !strings.Contains(c.Reason, "late") {
+	if c := guardOf(run); c.Outcome != verdict.Inconclusive || !strings.Contains(c.Reason, "late") {
 		t.Errorf("10%% late: %s, %s", c.Outcome, c.Reason)
 	}
 	run = simulate(honest(), 1)
-	run.calibration.CPUStall, run.host.CPUStall = 0.2, 0.95
-	if c := run.judgeGuard(); c.Outcome != verdict.Inconclusive {
+	run.calibration.CPUStall, run.seen.Host.CPUStall = 0.2, 0.95
+	if c := guardOf(run); c.Outcome != verdict.Inconclusive {
 		t.Errorf("pressure 0.95 after 0.2: %s", c.Outcome)
 	}
-	before := map[string]workload.Pod{"hello/x": {Ready: true}, "hello/y": {Ready: true}, "hello/z": {Ready: true}, "hello/w": {Ready: true}, "hello/v": {Ready: true}}
-	after := map[string]workload.Pod{"hello/x": {Ready: true, Restarts: 1}, "hello/y": {Since: time.Unix(60, 0)}, "hello/z": {Ready: true, Since: time.Unix(61, 0)}, "hello/w": {Ready: true}}
-	run.disturbed = disturbed(before, after)
-	want := "hello/v (gone); hello/x (1 times); hello/y (no restart, but not Ready since 00:01:00); hello/z (no restart, but not Ready until 00:01:01)"
-	if got := strings.Join(run.disturbed, "; "); got != want {
-		t.Errorf("disturbed: %s, want %s", got, want)
-	}
-	run.host.CPUStall = 0.3
-	if c := run.judgeGuard(); c.Outcome != verdict.Inconclusive || !strings.Contains(c.Reason, "hello/x") {
+	run.seen.Disturbed = []string{"hello/x (1 times)"}
+	run.seen.Host.CPUStall = 0.3
+	if c := guardOf(run); c.Outcome != verdict.Inconclusive || !strings.Contains(c.Reason, "hello/x") {
 		t.Errorf("restart: %s, %s", c.Outcome, c.Reason)
 	}
 }

@@ -3,8 +3,6 @@ package traffic
 import (
 	"fmt"
 	"strings"
-
-	"github.com/meshproof/meshproof/scenarios/workload"
 )
 
 // helloHost is the host that hello has at the gateway.
@@ -16,8 +14,8 @@ const (
 	reviewsRoute = "reviews"
 )
 
-// canaryGateways lets hello through the ingress gateway; Bookinfo has a gateway of its own in its manifests.
-func canaryGateways() []byte {
+// helloGatewayObject lets hello through the ingress gateway; Bookinfo has a gateway of its own in its manifests.
+func helloGatewayObject(namespace string) []byte {
 	return fmt.Appendf(nil, `apiVersion: networking.istio.io/v1
 kind: Gateway
 metadata:
@@ -33,11 +31,11 @@ spec:
       protocol: HTTP
     hosts:
     - %s
-`, workload.HelloNamespace, helloHost)
+`, namespace, helloHost)
 }
 
 // helloWeights is one rule for sidecars and gateway alike, so that one change moves both.
-func helloWeights(s step) []byte {
+func helloWeights(namespace string, s step) []byte {
 	return fmt.Appendf(nil, `apiVersion: networking.istio.io/v1
 kind: VirtualService
 metadata:
@@ -52,11 +50,11 @@ spec:
   - hello-gateway
   http:
   - route:
-%s`, helloRoute, workload.HelloNamespace, helloHost, routes("svc-hello", s, "v1", "v2"))
+%s`, helloRoute, namespace, helloHost, routes("svc-hello", s, "v1", "v2"))
 }
 
 // reviewsWeights sends the user jason to v2, whatever the weights of the others are.
-func reviewsWeights(s step) []byte {
+func reviewsWeights(namespace string, s step) []byte {
 	return fmt.Appendf(nil, `apiVersion: networking.istio.io/v1
 kind: VirtualService
 metadata:
@@ -75,7 +73,7 @@ spec:
         host: reviews
         subset: v2
   - route:
-%s`, reviewsRoute, workload.BookinfoNamespace, theUser, routes("reviews", s, "v1", "v3"))
+%s`, reviewsRoute, namespace, theUser, routes("reviews", s, "v1", "v3"))
 }
 
 func routes(host string, s step, old, new string) string {

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/meshproof/meshproof/loadgen"
 	"github.com/meshproof/meshproof/scenarios/lab"
 )
 
@@ -54,7 +53,6 @@ const (
 	jasonMesh       = "jason-mesh"
 	theUser         = "jason"
 	leadIn          = 2500 * time.Millisecond // of load before the first change, warming up included
-	liveWithin      = 30 * time.Second        // for every proxy to acknowledge
 	loadHeadroom    = 60 * time.Second        // of load beyond what the windows need, for slow changes
 	sourceDelta     = 0.10
 	rareSourceDelta = 0.20
@@ -91,13 +89,6 @@ func canaryPlan(p lab.Profile) plan {
 		pl.delta, pl.repeat = 0.02, 20
 	}
 	return pl
-}
-
-// schedule is a stream's rate over time. It warms up in steps: the full rate at once on cold proxies measures the handshakes of
-// hundreds of connections, not the mesh.
-func schedule(rate float64, length time.Duration) []loadgen.Step {
-	const part = 300 * time.Millisecond
-	return []loadgen.Step{{Rate: rate / 10, For: part}, {Rate: rate / 3, For: part}, {Rate: rate * 2 / 3, For: part}, {Rate: rate, For: length}}
 }
 
 // sizer returns how many samples a test of a share needs to catch a deviation.

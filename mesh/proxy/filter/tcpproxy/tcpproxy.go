@@ -10,9 +10,13 @@ import (
 	"sync"
 	"time"
 
+	"github.com/cespare/xxhash/v2"
+
 	"github.com/meshproof/meshproof/mesh/proxy/balance"
+	"github.com/meshproof/meshproof/mesh/proxy/breaker"
 	"github.com/meshproof/meshproof/mesh/proxy/conf"
 	"github.com/meshproof/meshproof/mesh/proxy/filter"
+	"github.com/meshproof/meshproof/mesh/proxy/outlier"
 	"github.com/meshproof/meshproof/mesh/proxy/router"
 	"github.com/meshproof/meshproof/mesh/proxy/telemetry"
 	"github.com/meshproof/meshproof/mesh/proxy/upstream"
@@ -34,7 +38,7 @@ type Proxy struct {
 func (p *Proxy) Serve(ctx context.Context, c *filter.Conn) {
 	t := c.Chain.Current().TCP
 	rec := &telemetry.Record{Start: c.AcceptedAt, Direction: c.Direction, Local: c.Local, Remote: c.Remote, SNI: c.SNI, PeerURI: c.PeerURI, LocalURI: c.LocalURI, MTLS: c.PeerURI != ""}
-	up, host := p.connect(ctx, c, t, rec)
+	up, host, bound := p.connect(ctx, c, t, rec)
 	p.Recorder.TCPOpened(t, rec)
 	if up != nil {
 		host.Active.Add(1)
@@ -42,36 +46,56 @@ func (p *Proxy) Serve(ctx context.Context, c *filter.Conn) {
 		join(ctx, c, up, t.IdleTimeout, rec)
 		host.Active.Add(-1)
 		_ = up.Close() // both directions have ended
+		bound.Give()
 	}
 	rec.Duration = time.Since(rec.Start)
 	p.Recorder.TCPClosed(t, rec)
 }
 
-func (p *Proxy) connect(ctx context.Context, c *filter.Conn, t *conf.TCP, rec *telemetry.Record) (net.Conn, *upstream.Host) {
+// connect makes a connection to an endpoint; bound is what to give back when it has ended.
+func (p *Proxy) connect(ctx context.Context, c *filter.Conn, t *conf.TCP, rec *telemetry.Record) (up net.Conn, host *upstream.Host, bound *breaker.Resource) {
 	name := router.Split(t.Clusters, t.TotalWeight).Name
 	cl := p.Set.View().Cluster(name)
 	if cl == nil {
 		rec.Flags |= telemetry.NoClusterFound
-		return nil, nil
+		return nil, nil, nil
 	}
 	rec.Cluster = cl.Conf
-	for attempt := range t.MaxConnect {
-		m, ok := cl.Pick(balance.Query{Attempt: attempt}, c.Local)
+	if bound = &cl.Breakers.Connections; !bound.Take() {
+		rec.Flags |= telemetry.UpstreamOverflow
+		return nil, nil, nil
+	}
+	var q balance.Query
+	if t.HashSource && cl.Hashes() {
+		q = balance.Query{Hash: xxhash.Sum64String(c.Remote.Addr().String()), HasHash: true}
+	}
+	for range t.MaxConnect {
+		m, ok := cl.Pick(q, c.Local)
 		if !ok {
 			rec.Flags |= telemetry.NoHealthyUpstream
-			return nil, nil
+			break
 		}
 		rec.Upstream, rec.Endpoint = m.Addr, m.Endpoint
 		up, err := m.DialTCP(ctx, cl.Conf.ConnectTimeout)
 		if err == nil {
 			rec.Flags &^= telemetry.UpstreamConnectionFailure
-			return up, m.Host
+			m.Report(outlier.ConnectedFinal, 0)
+			return up, m.Host, bound
 		}
+		m.Report(connectResult(err), 0)
 		cl.Stats.ConnectFail.Add(1)
 		rec.Flags |= telemetry.UpstreamConnectionFailure
 		rec.Failure = err.Error()
 	}
-	return nil, nil
+	bound.Give()
+	return nil, nil, nil
+}
+
+func connectResult(err error) outlier.Result {
+	if errors.Is(err, context.DeadlineExceeded) {
+		return outlier.TimedOut
+	}
+	return outlier.ConnectFailed
 }
 
 // join copies both ways. When one side ends its sending half, the other side is told so and may go on.

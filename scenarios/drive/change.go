@@ -1,0 +1,104 @@
+package drive
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/meshproof/meshproof/reports/verdict"
+	"github.com/meshproof/meshproof/scenarios/env"
+	"github.com/meshproof/meshproof/scenarios/expect"
+	"github.com/meshproof/meshproof/scenarios/record"
+	"github.com/meshproof/meshproof/scenarios/workload"
+)
+
+// liveWithin is how long every proxy may take to acknowledge before a change counts as not live.
+const liveWithin = 30 * time.Second
+
+// Change is what became of objects that were applied together.
+type Change struct {
+	Name    string
+	Applied time.Time          // when the first object was sent to the API server
+	Acked   time.Time          // when the last proxy acknowledged; Applied when there is no control plane
+	Acks    []verdict.ProxyAck // one a proxy, of the slowest object; none without a control plane
+	Err     error              // why it is not live everywhere, or nil
+}
+
+// Apply applies manifests, notes it as an event of that name, and waits until every proxy has acknowledged each object.
+func Apply(ctx context.Context, e *env.Env, rec *record.Recorder, name string, manifests ...[]byte) Change {
+	c := Change{Name: name, Applied: time.Now()}
+	c.Acked = c.Applied
+	var objects []workload.Object
+	for _, manifest := range manifests {
+		applied, err := e.Client.Apply(ctx, name, manifest)
+		if err != nil {
+			c.Err = err
+			return c
+		}
+		objects = append(objects, applied...)
+	}
+	for _, o := range objects {
+		rec.Event(c.Applied, "apply", name, map[string]string{"object": o.String(), "generation": strconv.FormatInt(o.Generation, 10)})
+	}
+	for _, o := range objects {
+		push, err := awaitLive(ctx, e, o)
+		if errors.Is(err, env.ErrNoControlPlane) {
+			continue
+		}
+		c.Acks = slowest(c.Acks, push)
+		if err != nil {
+			c.Err = fmt.Errorf("%s at generation %d: %w", o, o.Generation, err)
+			rec.Event(time.Now(), "note", "not live: "+name, map[string]string{"object": o.String(), "why": err.Error()})
+			return c
+		}
+		if live := push.Live(); live.After(c.Acked) {
+			c.Acked = live
+		}
+	}
+	if n := len(c.Acks); n > 0 {
+		rec.Event(c.Acked, "ack", name, map[string]string{
+			"proxies": strconv.Itoa(n), "after": c.Acked.Sub(c.Applied).Round(time.Microsecond).String(),
+		})
+	}
+	return c
+}
+
+// slowest merges the way of one more object into what is known of each proxy: an acknowledgement counts when it is there for
+// every object.
+func slowest(acks []verdict.ProxyAck, push env.Push) []verdict.ProxyAck {
+	for _, p := range push.Proxies {
+		i := slices.IndexFunc(acks, func(a verdict.ProxyAck) bool { return a.Proxy == p.Proxy })
+		if i < 0 {
+			acks = append(acks, verdict.ProxyAck{Proxy: p.Proxy, Acked: p.Acked, At: p.AckedAt, Nack: p.Nack})
+			continue
+		}
+		a := &acks[i]
+		a.Acked = a.Acked && p.Acked
+		if p.AckedAt.After(a.At) {
+			a.At = p.AckedAt
+		}
+		if a.Nack == "" {
+			a.Nack = p.Nack
+		}
+	}
+	return acks
+}
+
+func awaitLive(ctx context.Context, e *env.Env, o workload.Object) (env.Push, error) {
+	var none error
+	push, err := expect.Converge(ctx, expect.Budget{Within: liveWithin, Every: 20 * time.Millisecond}, func(ctx context.Context) (env.Push, error) {
+		p, err := e.Mesh.Push(ctx, o)
+		if errors.Is(err, env.ErrNoControlPlane) {
+			none = err
+			return p, nil
+		}
+		if err != nil {
+			return p, err
+		}
+		return p, p.Complete()
+	})
+	return push, errors.Join(none, err)
+}

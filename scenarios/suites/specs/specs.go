@@ -1,0 +1,212 @@
+// Package specs makes ginkgo specs of the catalog, for the end-to-end tests of each area: what `meshproof run` runs, through the
+// same session, with an expectation for each scenario. docs/decisions/0006 says why the runner itself does not go through ginkgo.
+package specs
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/onsi/ginkgo/v2"
+	"github.com/onsi/gomega"
+
+	"github.com/meshproof/meshproof/clusters"
+	"github.com/meshproof/meshproof/clusters/local"
+	"github.com/meshproof/meshproof/reports/verdict"
+	"github.com/meshproof/meshproof/scenarios/catalog"
+	"github.com/meshproof/meshproof/scenarios/env"
+	"github.com/meshproof/meshproof/scenarios/lab"
+	"github.com/meshproof/meshproof/scenarios/session"
+)
+
+// Control is a run in which every scenario of the area must fail, for a reason that is known.
+type Control struct {
+	Name    string            // "fails without a mesh"
+	Mesh    string            // driver instead of the lab's; "" keeps it
+	LeftOut bool              // session.Options.Control: what is to be proven is left out
+	Reasons map[string]Reason // by the ID of the scenario; those that are not named do not run
+}
+
+// Reason is why a scenario fails in a Control: at least one claim whose ID begins with Claim fails, each of those says Says, and
+// none of Holds fails.
+type Reason struct {
+	Claim, Says string
+	Holds       []string
+}
+
+// Main is the TestMain of an area: the embedded provider starts this binary again for its own work.
+func Main(m *testing.M) {
+	if local.Main() {
+		return
+	}
+	m.Run()
+}
+
+// Run carries out every scenario of an area on the embedded cluster: in its own lab all claims must pass, and in each control it
+// must fail. A host that cannot make labs skips the test, and one that was too busy to judge on skips that spec: that is neither
+// green nor red.
+//
+// Reports go below the folder artifacts, or are removed with the test if that is empty.
+func Run(t *testing.T, area, artifacts string, controls ...Control) {
+	root, reason := repository()
+	if testing.Short() {
+		reason = "a cluster takes a minute; run without -short"
+	}
+	if reason != "" {
+		t.Skip(reason)
+	}
+	var all []catalog.Scenario
+	for _, s := range catalog.All() {
+		if s.Area == area {
+			all = append(all, s)
+		}
+	}
+	ginkgo.Describe("passes", ginkgo.Ordered, ginkgo.ContinueOnFailure, func() {
+		r := carryOut(t, root, area, artifacts, Control{Name: "passes"}, all)
+		for _, s := range all {
+			ginkgo.It(s.ID, func() {
+				got := result(t, r(), s.ID)
+				gomega.Expect(got.Outcome).To(gomega.Equal(verdict.Pass), describe(got))
+			})
+		}
+	})
+	for _, c := range controls {
+		var list []catalog.Scenario
+		for _, s := range all {
+			if _, named := c.Reasons[s.ID]; named {
+				list = append(list, s)
+			}
+		}
+		ginkgo.Describe(c.Name, ginkgo.Ordered, ginkgo.ContinueOnFailure, func() {
+			r := carryOut(t, root, area, artifacts, c, list)
+			for _, s := range list {
+				ginkgo.It(s.ID, func() { checkReason(result(t, r(), s.ID), c.Reasons[s.ID]) })
+			}
+		})
+	}
+	gomega.RegisterFailHandler(ginkgo.Fail)
+	ginkgo.RunSpecs(t, area)
+}
+
+// checkReason wants a scenario to have failed for the reason.
+func checkReason(got verdict.Scenario, want Reason) {
+	gomega.Expect(got.Outcome).To(gomega.Equal(verdict.Fail), describe(got))
+	failed := 0
+	for _, c := range got.Claims {
+		if c.Outcome != verdict.Fail {
+			continue
+		}
+		if strings.HasPrefix(c.ID, want.Claim) {
+			gomega.Expect(c.Reason).To(gomega.ContainSubstring(want.Says), c.ID)
+			failed++
+		}
+		gomega.Expect(want.Holds).NotTo(gomega.ContainElement(c.ID), c.Reason)
+	}
+	gomega.Expect(failed).To(gomega.BeNumerically(">", 0), describe(got))
+}
+
+// carryOut runs a session before the first spec of the container and returns what gives its report.
+func carryOut(t *testing.T, root, area, artifacts string, c Control, list []catalog.Scenario) func() verdict.Report {
+	var r verdict.Report
+	ginkgo.BeforeAll(func(ctx ginkgo.SpecContext) {
+		state, err := os.MkdirTemp("", "mp") // short, since sockets lie in it
+		gomega.Expect(err).NotTo(gomega.HaveOccurred())
+		ginkgo.DeferCleanup(os.RemoveAll, state)
+		cache, err := os.UserCacheDir()
+		gomega.Expect(err).NotTo(gomega.HaveOccurred())
+		cache = filepath.Join(cache, "meshproof")
+		provider, err := local.New(local.Options{
+			StateDir: state, CacheDir: cache, NodeSource: filepath.Join(root, "clusters", "local", "node"),
+		})
+		gomega.Expect(err).NotTo(gomega.HaveOccurred())
+		groups, err := session.Groups(list, func(name string) (*lab.Lab, error) {
+			l, err := lab.Embedded(name)
+			if err == nil && c.Mesh != "" {
+				l.Mesh.Driver = c.Mesh
+			}
+			return l, err
+		})
+		gomega.Expect(err).NotTo(gomega.HaveOccurred())
+		name := strings.ReplaceAll(area+"-"+c.Name, " ", "-")
+		dir := filepath.Join(t.TempDir(), name)
+		if artifacts != "" {
+			dir = filepath.Join(artifacts, "e2e-"+name)
+		}
+		r, err = session.Run(ctx, session.Options{
+			Groups: groups, Dir: dir, Seed: 1, Command: "go test ./scenarios/suites/" + area, Control: c.LeftOut,
+			Env: env.Options{
+				Provider: provider, Bin: filepath.Join(root, "bin"), Cache: cache, Version: "0.1.0",
+				Progress: func(e clusters.Event) {
+					if e.Done {
+						ginkgo.GinkgoWriter.Printf("%-8s %s\n", e.Phase, e.Detail)
+					}
+				},
+			},
+		})
+		gomega.Expect(err).NotTo(gomega.HaveOccurred())
+		gomega.Expect(r.Error).To(gomega.BeEmpty())
+		labs, err := provider.List(ctx)
+		gomega.Expect(err).NotTo(gomega.HaveOccurred())
+		gomega.Expect(labs).To(gomega.BeEmpty(), "a lab is still there")
+		for _, name := range []string{"report.json", "report.html", "junit.xml", "summary.md"} {
+			gomega.Expect(filepath.Join(dir, name)).To(gomega.BeARegularFile())
+		}
+	})
+	return func() verdict.Report { return r }
+}
+
+// result is one scenario of a report; an inconclusive one ends the spec.
+func result(t *testing.T, r verdict.Report, id string) verdict.Scenario {
+	for _, s := range r.Scenarios {
+		if s.ID != id {
+			continue
+		}
+		if s.Outcome == verdict.Inconclusive {
+			t.Log("inconclusive: " + describe(s))
+			ginkgo.Skip("inconclusive: " + describe(s))
+		}
+		return s
+	}
+	ginkgo.Fail("the report has no scenario " + id)
+	return verdict.Scenario{}
+}
+
+// describe says why a scenario did not come out as it should.
+func describe(s verdict.Scenario) string {
+	text := fmt.Sprintf("%s is %s %s\n", s.ID, s.Outcome, s.Error)
+	for _, c := range s.Claims {
+		if c.Outcome != verdict.Pass {
+			text += fmt.Sprintf("  %s %s: %s: %s\n", c.Outcome, c.ID, c.Observed, c.Reason)
+		}
+	}
+	return text
+}
+
+// repository is the root of the checkout, or why no lab can be made here.
+func repository() (root, reason string) {
+	root, err := filepath.Abs("../../..")
+	if err != nil {
+		return "", err.Error()
+	}
+	switch {
+	case runtime.GOOS != "linux":
+		return "", "embedded clusters need Linux"
+	case os.Geteuid() != 0:
+		return "", "embedded clusters need root"
+	}
+	for _, tool := range []string{"runc", "nft"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			return "", tool + " is not installed; run: make deps"
+		}
+	}
+	for _, name := range env.Images("bundled") {
+		if _, err := os.Stat(filepath.Join(root, "bin", name)); err != nil {
+			return "", "bin/" + name + " is not built; run: make build"
+		}
+	}
+	return root, ""
+}
