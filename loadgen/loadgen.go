@@ -40,8 +40,14 @@ type Result struct {
 	App      string    `json:"app,omitempty"`     // from the response: which app answered
 	Version  string    `json:"version,omitempty"` // from the response: which version
 	Pod      string    `json:"pod,omitempty"`     // from the response: which pod
-	BytesIn  uint64    `json:"bytesIn"`
-	BytesOut uint64    `json:"bytesOut"`
+	Cluster  string    `json:"cluster,omitempty"` // from the response: in which cluster, where the app knows
+	// Session is the virtual user, from 1; 0 if the profile has none. Cookie is what it sent, SetCookie what it was told to keep, one
+	// a line; both as on the wire, clipped.
+	Session   int    `json:"session,omitempty"`
+	Cookie    string `json:"cookie,omitempty"`
+	SetCookie string `json:"setCookie,omitempty"`
+	BytesIn   uint64 `json:"bytesIn"`
+	BytesOut  uint64 `json:"bytesOut"`
 }
 
 // Latency is the time from the intended start to the end of the answer.

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"time"
 
 	"golang.org/x/net/http/httpguts"
@@ -33,6 +34,13 @@ type Profile struct {
 	Duration time.Duration `json:"duration,omitempty"`
 	Steps    []Step        `json:"steps,omitempty"`
 
+	// Sessions is the number of virtual users, 0 for none; request n is of user n mod Sessions. Each has a cookie jar of its own
+	// (RFC 6265), and a connection of its own for requests without a cookie, as somebody new has. SessionHeader and SessionQuery name
+	// a header and a query parameter that carry SessionName, where given.
+	Sessions      int    `json:"sessions,omitempty"`
+	SessionHeader string `json:"sessionHeader,omitempty"`
+	SessionQuery  string `json:"sessionQuery,omitempty"`
+
 	// Timeout bounds a request from its actual send to the end of its answer. DefaultTimeout if 0.
 	Timeout time.Duration `json:"timeout,omitempty"`
 	// MaxWorkers bounds the requests in flight. When it is reached requests leave late, and Result.Lateness shows it.
@@ -48,6 +56,12 @@ type Profile struct {
 	ExpectApp  string `json:"expectApp,omitempty"`
 	ExpectBody string `json:"expectBody,omitempty"`
 }
+
+// SessionName is what session number n, from 1, calls itself in SessionHeader and SessionQuery.
+func SessionName(n int) string { return "session-" + strconv.Itoa(n) }
+
+// maxSessions bounds the memory of the jars.
+const maxSessions = 100_000
 
 // WithDefaults returns p with the documented default in every empty field that has one.
 func (p Profile) WithDefaults() Profile {
@@ -117,6 +131,7 @@ func (p Profile) Validate() error {
 		}
 	}
 	p.validateSchedule(bad)
+	p.validateSessions(bad)
 	if p.Timeout < 0 {
 		bad("timeout", "%s is negative", p.Timeout)
 	}
@@ -129,6 +144,28 @@ func (p Profile) Validate() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+func (p Profile) validateSessions(bad func(field, format string, args ...any)) {
+	if p.Sessions < 0 || p.Sessions > maxSessions {
+		bad("sessions", "%d is not a number of sessions; use 0 to %d", p.Sessions, maxSessions)
+	}
+	for name := range p.Header {
+		if http.CanonicalHeaderKey(name) == "Cookie" && p.Sessions > 0 {
+			bad("header", "Cookie is what sessions fill in; leave out one of the two")
+		}
+	}
+	for _, f := range []struct{ field, value string }{{"sessionHeader", p.SessionHeader}, {"sessionQuery", p.SessionQuery}} {
+		if f.value != "" && p.Sessions == 0 {
+			bad(f.field, "%q has no meaning without sessions", f.value)
+		}
+	}
+	if p.SessionHeader != "" && !httpguts.ValidHeaderFieldName(p.SessionHeader) {
+		bad("sessionHeader", "%q is not a header name", p.SessionHeader)
+	}
+	if p.SessionQuery != url.QueryEscape(p.SessionQuery) {
+		bad("sessionQuery", "%q is not a plain parameter name", p.SessionQuery)
+	}
 }
 
 func (p Profile) validateSchedule(bad func(field, format string, args ...any)) {

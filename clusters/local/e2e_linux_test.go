@@ -131,3 +131,8 @@ func TestSuite(t *testing.T) {
 		})
 	}
 }
+
+func TestNetworks(t *testing.T) {
+	p := testProvider(t)
+	clustertest.RunNetworks(t, p, "nets", func(lab string) []string { return leftovers(t, p, lab) })
+}

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -21,6 +23,7 @@ type options struct {
 	cluster                   string
 	details, reviews, ratings string
 	shutdown                  service.Shutdown
+	control                   string
 }
 
 // newCommand returns the command tree. getenv and hostname give the defaults of flags.
@@ -42,10 +45,11 @@ func newCommand(getenv func(string) string, hostname func() (string, error)) *co
 	flags.StringVar(&o.id.Version, "version", env("APP_VERSION", "v1"), "version that answers carry (APP_VERSION)")
 	flags.StringVar(&o.id.Pod, "pod", getenv("POD_NAME"), "name that answers carry; the host's name if empty (POD_NAME)")
 	flags.StringVar(&o.listen, "listen", env("LISTEN", ":9080"), "address to serve on (LISTEN)")
-	flags.StringVar(&o.cluster, "cluster", getenv("CLUSTER_NAME"), "cluster that reviews name in answers (CLUSTER_NAME)")
+	flags.StringVar(&o.cluster, "cluster", getenv("CLUSTER_NAME"), "cluster that answers carry (CLUSTER_NAME)")
 	flags.StringVar(&o.details, "details", env("DETAILS_URL", "http://details:9080"), "base address of details (DETAILS_URL)")
 	flags.StringVar(&o.reviews, "reviews", env("REVIEWS_URL", "http://reviews:9080"), "base address of reviews (REVIEWS_URL)")
 	flags.StringVar(&o.ratings, "ratings", env("RATINGS_URL", "http://ratings:9080"), "base address of ratings (RATINGS_URL)")
+	flags.StringVar(&o.control, "control", getenv("CONTROL"), "address to be told on how to fail, none if empty (CONTROL)")
 	flags.DurationVar(&o.shutdown.Drain, "drain", 3*time.Second, "how long to serve on after SIGTERM, unready")
 	flags.DurationVar(&o.shutdown.Finish, "finish", 15*time.Second, "how long requests in flight may take after that")
 
@@ -77,7 +81,7 @@ func newCommand(getenv func(string) string, hostname func() (string, error)) *co
 			Args:  cobra.NoArgs,
 			RunE: func(cmd *cobra.Command, _ []string) error {
 				o := o
-				o.id.App = role.name
+				o.id.App, o.id.Cluster = role.name, o.cluster
 				if o.id.Pod == "" {
 					name, err := hostname()
 					if err != nil {
@@ -104,9 +108,31 @@ func serve(cmd *cobra.Command, o options, app http.Handler) error {
 	log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil))
 	log.Info("serving", "app", o.id.App, "version", o.id.Version, "pod", o.id.Pod, "address", ln.Addr().String())
 	lifecycle := new(service.Lifecycle)
-	if err := service.Serve(cmd.Context(), ln, service.Handler(o.id, lifecycle, app), lifecycle, o.shutdown); err != nil {
+	if o.control == "" {
+		err = service.Serve(cmd.Context(), ln, service.Handler(o.id, lifecycle, app), lifecycle, o.shutdown)
+	} else {
+		err = serveControlled(cmd.Context(), ln, o, lifecycle, app)
+	}
+	if err != nil {
 		return err
 	}
 	log.Info("ended", "app", o.id.App)
 	return nil
+}
+
+// serveControlled serves the app, and beside it the address that tells it how to fail, which ends after it.
+func serveControlled(ctx context.Context, ln net.Listener, o options, lifecycle *service.Lifecycle, app http.Handler) error {
+	control, err := new(net.ListenConfig).Listen(ctx, "tcp", o.control)
+	if err != nil {
+		return errors.Join(fmt.Errorf("listen on %s: %w", o.control, err), ln.Close())
+	}
+	faults := new(service.Faults)
+	told, end := context.WithCancel(context.WithoutCancel(ctx))
+	ended := make(chan error, 1)
+	go func() {
+		ended <- service.Serve(told, control, faults.Handler(o.id), new(service.Lifecycle), service.Shutdown{Finish: time.Second})
+	}()
+	err = service.Serve(ctx, ln, service.Handler(o.id, lifecycle, faults.Wrap(app)), lifecycle, o.shutdown)
+	end()
+	return errors.Join(err, <-ended)
 }

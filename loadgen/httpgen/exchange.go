@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/textproto"
+	"net/url"
 	"strconv"
 	"strings"
 	"sync"
@@ -24,6 +25,7 @@ const (
 	headerApp     = "X-Meshproof-App"
 	headerVersion = "X-Meshproof-Version"
 	headerPod     = "X-Meshproof-Pod"
+	headerCluster = "X-Meshproof-Cluster"
 	headerVia     = "X-Meshproof-Via"
 	headerFailed  = "X-Meshproof-Failed"
 )
@@ -43,6 +45,8 @@ type exchanger struct {
 	verify    func(*http.Response, []byte) error
 	prototype *http.Request // shared by all requests, never changed
 	transport *http.Transport
+	fresh     *http.Transport // a connection for each request: how a session that has no cookie yet arrives
+	sessions  *sessions       // or nil
 	run       context.Context // ends when the run is canceled
 	start     time.Time       // all times are this one plus a monotonic difference, so that they stay exact as text
 
@@ -65,9 +69,13 @@ func newExchanger(run context.Context, p loadgen.Profile, o Options) (*exchanger
 	if _, ok := prototype.Header["User-Agent"]; !ok {
 		prototype.Header.Set("User-Agent", "meshproof-load")
 	}
+	sessions, err := newSessions(p)
+	if err != nil {
+		return nil, fmt.Errorf("profile %q: %w", p.Name, err)
+	}
 	dialRun, undial := context.WithCancel(context.WithoutCancel(run))
 	x := &exchanger{
-		profile: p, verify: o.Verify, prototype: prototype, run: run, undial: undial,
+		profile: p, verify: o.Verify, prototype: prototype, sessions: sessions, run: run, undial: undial,
 		results: make(map[uint64]loadgen.Result),
 	}
 	dial := o.DialContext
@@ -91,6 +99,8 @@ func newExchanger(run context.Context, p loadgen.Profile, o Options) (*exchanger
 		Protocols:           new(http.Protocols),
 	}
 	x.transport.Protocols.SetHTTP1(true)
+	x.fresh = x.transport.Clone()
+	x.fresh.DisableKeepAlives = true
 	return x, nil
 }
 
@@ -99,6 +109,7 @@ func (x *exchanger) close() {
 	x.undial()
 	x.dials.Wait()
 	x.transport.CloseIdleConnections()
+	x.fresh.CloseIdleConnections()
 }
 
 // take hands over the Result of a finished exchange; Intended is still to be filled in.
@@ -138,14 +149,26 @@ func (x *exchanger) exchange(r *loadgen.Result) error {
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GotConn: func(httptrace.GotConnInfo) { connections.Add(1) },
 	})
-	resp, err := x.transport.RoundTrip(x.request(ctx))
+	req, transport := x.request(ctx), x.transport
+	if x.sessions != nil {
+		req.Header, req.URL = req.Header.Clone(), cloneURL(req.URL)
+		r.Session = x.sessions.of(r.Seq)
+		if r.Cookie = clip(x.sessions.prepare(req, r.Session)); r.Cookie == "" {
+			transport = x.fresh
+		}
+	}
+	resp, err := transport.RoundTrip(req)
 	if err != nil {
 		r.Done = x.now()
 		r.Class, err = x.classify(ctx, err, connections.Load())
 		return err
 	}
 	r.Code = resp.StatusCode
-	r.App, r.Version, r.Pod = attribute(resp.Header, x.profile.Attribute)
+	by := attribute(resp.Header, x.profile.Attribute)
+	r.App, r.Version, r.Pod, r.Cluster = by.app, by.version, by.pod, by.cluster
+	if x.sessions != nil {
+		r.SetCookie = x.sessions.keep(resp, r.Session)
+	}
 	body, n, err := readBody(resp.Body)
 	r.Done = x.now()
 	r.BytesIn = n
@@ -184,6 +207,11 @@ func (x *exchanger) request(ctx context.Context) *http.Request {
 	return req
 }
 
+func cloneURL(u *url.URL) *url.URL {
+	c := *u
+	return &c
+}
+
 func (x *exchanger) check(resp *http.Response, body []byte) error {
 	if want, got := x.profile.ExpectApp, resp.Header.Get(headerApp); want != "" && got != want {
 		return fmt.Errorf("answered by app %q, not %q", got, want)
@@ -192,7 +220,7 @@ func (x *exchanger) check(resp *http.Response, body []byte) error {
 		return fmt.Errorf("the answer lacks what a call below should have given: %s", failed)
 	}
 	if below := x.profile.Attribute; below != "" {
-		if app, _, _ := attribute(resp.Header, below); app == "" {
+		if attribute(resp.Header, below).app == "" {
 			return fmt.Errorf("the answer was made without app %q", below)
 		}
 	}
@@ -205,21 +233,25 @@ func (x *exchanger) check(resp *http.Response, body []byte) error {
 	return nil
 }
 
+// served is who gave an answer.
+type served struct{ app, version, pod, cluster string }
+
 // attribute reads from an answer's evidence who served it; with below, who served the first call to that app under it.
-func attribute(h http.Header, below string) (app, version, pod string) {
+func attribute(h http.Header, below string) served {
 	if below == "" {
-		return h.Get(headerApp), h.Get(headerVersion), h.Get(headerPod)
+		return served{h.Get(headerApp), h.Get(headerVersion), h.Get(headerPod), h.Get(headerCluster)}
 	}
 	for _, list := range h.Values(headerVia) {
 		for call := range strings.SplitSeq(list, ",") {
 			app, rest, _ := strings.Cut(strings.TrimSpace(call), "/")
 			if app == below {
-				version, pod, _ := strings.Cut(rest, "/")
-				return app, version, pod
+				version, rest, _ := strings.Cut(rest, "/")
+				pod, cluster, _ := strings.Cut(rest, "/")
+				return served{app, version, pod, cluster}
 			}
 		}
 	}
-	return "", "", ""
+	return served{}
 }
 
 // classify says why an exchange broke. connections counts those that the request was given.

@@ -188,17 +188,18 @@ func TestAttribution(t *testing.T) {
 		h.Set("X-Meshproof-Version", "v1")
 		h.Set("X-Meshproof-Pod", "page-1")
 		h.Add("X-Meshproof-Via", "details/v1/details-1, reviews/v3/reviews-3")
-		h.Add("X-Meshproof-Via", "ratings/v1/ratings-1, reviews/v1/reviews-1")
+		h.Add("X-Meshproof-Via", "ratings/v1/ratings-1/west, reviews/v1/reviews-1")
+		h.Set("X-Meshproof-Cluster", "east")
 	}))
 	defer server.Close()
 	for _, test := range []struct {
-		attribute, app, version, pod string
-		class                        loadgen.Class
+		attribute, app, version, pod, cluster string
+		class                                 loadgen.Class
 	}{
-		{"", "productpage", "v1", "page-1", loadgen.OK},
-		{"reviews", "reviews", "v3", "reviews-3", loadgen.OK},
-		{"ratings", "ratings", "v1", "ratings-1", loadgen.OK},
-		{"review", "", "", "", loadgen.Mismatch},
+		{"", "productpage", "v1", "page-1", "east", loadgen.OK},
+		{"reviews", "reviews", "v3", "reviews-3", "", loadgen.OK},
+		{"ratings", "ratings", "v1", "ratings-1", "west", loadgen.OK},
+		{"review", "", "", "", "", loadgen.Mismatch},
 	} {
 		results := generate(t, loadgen.Profile{
 			Name: "who", URL: server.URL, Rate: 1, Duration: 1, Attribute: test.attribute, ExpectApp: "productpage",
@@ -206,8 +207,8 @@ func TestAttribution(t *testing.T) {
 		if len(results) != 1 {
 			t.Fatalf("%d results", len(results))
 		}
-		if r := results[0]; r.App != test.app || r.Version != test.version || r.Pod != test.pod || r.Class != test.class {
-			t.Errorf("attributed to %q: %s/%s/%s, %s", test.attribute, r.App, r.Version, r.Pod, r.Class)
+		if r := results[0]; r.App != test.app || r.Version != test.version || r.Pod != test.pod || r.Cluster != test.cluster || r.Class != test.class {
+			t.Errorf("attributed to %q: %s/%s/%s/%s, %s", test.attribute, r.App, r.Version, r.Pod, r.Cluster, r.Class)
 		}
 	}
 }

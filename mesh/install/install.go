@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"regexp"
 	"slices"
 	"strings"
@@ -131,6 +132,9 @@ func (o Options) validate() error {
 	}
 	if !slices.Contains(Profiles(), o.Profile) {
 		errs = append(errs, fmt.Errorf("profile: there is no %q; there are %s", o.Profile, strings.Join(Profiles(), ", ")))
+	}
+	if o.Profile == "remote" && net.ParseIP(o.RemotePilotAddress) == nil {
+		errs = append(errs, fmt.Errorf("remotePilotAddress: %q is not an IP address: give that of the primary's east-west gateway", o.RemotePilotAddress))
 	}
 	seen := map[string]bool{}
 	for i, g := range o.Gateways {

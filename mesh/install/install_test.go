@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
@@ -25,7 +26,11 @@ func TestManifests(t *testing.T) {
 		"default":  {Tag: "0.1.0"},
 		"revision": {Tag: "0.2.0", Revision: "1-20-1", Namespace: "mesh-system", ClusterID: "east", TrustDomain: "east.example"},
 		"shaped":   shaped(),
-		"minimal":  {Tag: "0.1.0", Profile: "minimal", AccessLogFile: new("")},
+		"remote": {
+			Tag: "0.1.0", Profile: "remote", ClusterID: "remote", MeshID: "mesh1", Network: "network2", RemotePilotAddress: "10.64.0.1",
+			Gateways: []Gateway{EastWest("network2")},
+		},
+		"minimal": {Tag: "0.1.0", Profile: "minimal", AccessLogFile: new("")},
 	} {
 		t.Run(name, func(t *testing.T) {
 			o = o.Default()
@@ -33,7 +38,7 @@ func TestManifests(t *testing.T) {
 				t.Fatal(err)
 			}
 			var b strings.Builder
-			for _, obj := range slices.Concat([]runtime.Object{namespace(o.Namespace)}, controlPlane(o), gateways(o)) {
+			for _, obj := range slices.Concat([]runtime.Object{rootNamespace(o)}, controlPlane(o), gateways(o)) {
 				u, err := toUnstructured(obj)
 				if err != nil {
 					t.Fatal(err)
@@ -116,7 +121,7 @@ func TestProfiles(t *testing.T) {
 		{"empty", false, nil},
 		{"remote", false, nil},
 	} {
-		o := Options{Tag: "0.1.0", Profile: c.profile}.Default()
+		o := Options{Tag: "0.1.0", Profile: c.profile, RemotePilotAddress: "10.64.0.1"}.Default()
 		if err := o.validate(); err != nil {
 			t.Errorf("%s: %v", c.profile, err)
 		}
@@ -124,7 +129,11 @@ func TestProfiles(t *testing.T) {
 		for _, g := range o.Gateways {
 			names = append(names, g.Name)
 		}
-		if got := len(controlPlane(o)) > 0; got != c.control || !slices.Equal(names, c.gateways) {
+		got := slices.ContainsFunc(controlPlane(o), func(obj runtime.Object) bool {
+			d, ok := obj.(*appsv1.Deployment)
+			return ok && d.Name == "istiod"
+		})
+		if got != c.control || !slices.Equal(names, c.gateways) {
 			t.Errorf("%s: control plane %v, gateways %v; want %v, %v", c.profile, got, names, c.control, c.gateways)
 		}
 	}
@@ -173,11 +182,11 @@ func TestDefinitionsDecode(t *testing.T) {
 }
 
 func TestOptionsNameTheField(t *testing.T) {
-	err := Options{Revision: "1.20.1"}.Default().validate()
+	err := Options{Revision: "1.20.1", Profile: "remote"}.Default().validate()
 	if err == nil {
 		t.Fatal("no error")
 	}
-	for _, want := range []string{"tag:", `revision: "1.20.1" is not a DNS label`} {
+	for _, want := range []string{"tag:", `revision: "1.20.1" is not a DNS label`, `remotePilotAddress: "" is not an IP address`} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%q does not say %q", err, want)
 		}

@@ -58,8 +58,12 @@ func meta(o Options, name, component string, namespaced bool, extra ...string) m
 	return m
 }
 
-// controlPlane lists the objects of istiod, in the order in which they are made; none for a profile without one.
+// controlPlane lists the objects of istiod, in the order in which they are made; none for a profile without one. Of a remote
+// cluster's, they lead to its primary.
 func controlPlane(o Options) []runtime.Object {
+	if o.Profile == "remote" {
+		return remote(o)
+	}
 	if !controls(o.Profile) {
 		return nil
 	}

@@ -66,6 +66,10 @@ func (Bundled) Uninstall(ctx context.Context, cfg *rest.Config, opts Options) er
 	for _, kind := range slices.Sorted(mapKeys(gone)) {
 		o.Progress(kind, strings.Join(gone[kind], ", "))
 	}
+	if len(gone) == 0 {
+		o.Progress("gone", "revision "+o.Revision+" was not there")
+		return nil
+	}
 	o.Progress("gone", "revision "+o.Revision)
 	return nil
 }
@@ -85,6 +89,9 @@ func (c *client) removeShared(ctx context.Context, o Options) error {
 				return err
 			}
 		}
+	}
+	if err := c.removeReader(ctx, o); err != nil {
+		return err
 	}
 	if err := c.deleteTyped(ctx, namespace(o.Namespace)); err != nil {
 		return err

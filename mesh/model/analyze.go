@@ -28,6 +28,11 @@ func references(s *Snapshot) []ObjectProblem {
 				}
 			}
 		}
+		for i, r := range vs.Spec.Spec.Tls {
+			for j, d := range r.Route {
+				a.destination(fmt.Sprintf("spec.tls[%d].route[%d].destination", i, j), d.Destination)
+			}
+		}
 		for i, r := range vs.Spec.Spec.Tcp {
 			for j, d := range r.Route {
 				a.destination(fmt.Sprintf("spec.tcp[%d].route[%d].destination", i, j), d.Destination)

@@ -52,7 +52,7 @@ func (o *outbound) addClusters(set *xds.Set) {
 	set.Clusters = append(set.Clusters, blackHoleCluster(), passthroughCluster())
 	for _, svc := range o.services {
 		o.addService(set, svc, false)
-		if o.scope.dnat {
+		if o.dnat {
 			o.addService(set, svc, true)
 		}
 	}

@@ -16,6 +16,12 @@ type Request struct {
 	App      string `json:"app,omitempty"`
 	Version  string `json:"version,omitempty"`
 	Pod      string `json:"pod,omitempty"`
+	Cluster  string `json:"cluster,omitempty"`
+
+	// Of a session: its number from 1, the Cookie header it sent, and the Set-Cookie headers it got, one a line.
+	Session   int    `json:"session,omitempty"`
+	Cookie    string `json:"cookie,omitempty"`
+	SetCookie string `json:"setCookie,omitempty"`
 }
 
 // Event is something that happened to the lab at a time: a change applied, acked, a fault, a pod restart.

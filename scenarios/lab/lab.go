@@ -43,6 +43,8 @@ type Cluster struct {
 type Mesh struct {
 	Driver   string `json:"driver"`   // one of Drivers
 	Revision string `json:"revision"` // DNS label; "default" is the revision without a name
+	// Deferred leaves the installation to the scenario.
+	Deferred bool `json:"deferred,omitempty"`
 }
 
 // Profile is how long and how sharply scenarios look.
@@ -91,6 +93,7 @@ func Embedded(name string) (*Lab, error) {
 // Clone returns a copy that shares nothing with l.
 func (l *Lab) Clone() *Lab {
 	c := *l
+	c.Networks = slices.Clone(l.Networks)
 	c.Clusters = slices.Clone(l.Clusters)
 	c.Apps = slices.Clone(l.Apps)
 	return &c

@@ -70,7 +70,8 @@ func (r *Recorder) Result(res loadgen.Result) {
 	req := evidence.Request{
 		Stream: res.Stream, Seq: res.Seq,
 		Intended: res.Intended.UnixNano(), Sent: res.Sent.UnixNano(), Done: res.Done.UnixNano(),
-		Code: res.Code, Class: string(res.Class), Err: res.Err, App: res.App, Version: res.Version, Pod: res.Pod,
+		Code: res.Code, Class: string(res.Class), Err: res.Err, App: res.App, Version: res.Version, Pod: res.Pod, Cluster: res.Cluster,
+		Session: res.Session, Cookie: res.Cookie, SetCookie: res.SetCookie,
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()

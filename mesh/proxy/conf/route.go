@@ -137,7 +137,9 @@ type Forward struct {
 	GRPCMax       time.Duration // at most so long; 0 is as the client says
 	Retry         *Retry
 	Hash          []HashPolicy
-	Upgrades      map[string]bool // overrides the connection manager's
+	// HashSplit says that the hash also picks one of Clusters, so that a session stays on its version.
+	HashSplit bool
+	Upgrades  map[string]bool // overrides the connection manager's
 }
 
 // RegexRewrite replaces every match.

@@ -383,9 +383,10 @@ func (d *routeDecoder) targets(a *routev3.RouteAction, out *conf.Forward) error 
 			return errors.New("cluster_header is empty")
 		}
 	case *routev3.RouteAction_WeightedClusters:
-		if err := only(c.WeightedClusters, "clusters", "total_weight"); err != nil {
+		if err := only(c.WeightedClusters, "clusters", "total_weight", "use_hash_policy"); err != nil {
 			return fmt.Errorf("weighted_clusters: %w", err)
 		}
+		out.HashSplit = c.WeightedClusters.GetUseHashPolicy().GetValue()
 		for _, w := range c.WeightedClusters.GetClusters() {
 			if err := only(w, "name", "weight", "request_headers_to_add", "request_headers_to_remove", "response_headers_to_add", "response_headers_to_remove", "host_rewrite_literal"); err != nil {
 				return fmt.Errorf("weighted_clusters %q: %w", w.GetName(), err)

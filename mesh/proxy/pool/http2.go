@@ -152,7 +152,8 @@ func (p *HTTP2) next() *waiter2 {
 	return w
 }
 
-// dialOne starts a dial when somebody waits and none is under way. The lock is held.
+// dialOne starts a dial when somebody waits and none is under way, as far as the cluster may have another connection; one
+// without which nobody would be served is made all the same. The lock is held.
 func (p *HTTP2) dialOne() {
 	if p.dialing || len(p.waiting) == 0 {
 		return

@@ -24,11 +24,11 @@ type Limits struct {
 	ConnectTimeout time.Duration
 	IdleTimeout    time.Duration // 0 never
 	MaxRequests    uint32        // per connection; 0 no limit
+	// Connections and Pending bound connections and requests that wait for one, over every pool of a cluster; nil is no bound.
+	Connections, Pending *breaker.Resource
 	// Of HTTP/2: streams on a connection, beside the peer's own limit (0 none), and pings (0 none).
 	MaxStreams                  uint32
 	KeepAlive, KeepAliveTimeout time.Duration
-	// Connections and Pending bound connections and requests that wait for one, over every pool of a cluster; nil is no bound.
-	Connections, Pending *breaker.Resource
 }
 
 // Stats are counted by a pool; several pools may share one.

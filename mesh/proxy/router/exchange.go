@@ -33,9 +33,9 @@ type exchange struct {
 	cluster *upstream.Cluster
 	levels  levels
 	random  uint64
-	http2   bool // to the upstream
 	query   balance.Query
 	cookies [][]byte // Set-Cookie values to add to the answer
+	http2   bool     // to the upstream
 
 	timeout  time.Duration // of all tries; 0 none
 	perTry   time.Duration
@@ -284,6 +284,12 @@ func (x *exchange) lost(c pool.Stream, err error) result {
 		return stale
 	}
 	x.host.Errors.Add(1)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		x.host.Timeouts.Add(1)
+		x.host.Report(outlier.TimedOut, 0)
+	} else {
+		x.host.Report(outlier.ConnectFailed, 0)
+	}
 	var bad *http1.ParseError
 	var peerReset *http2.ResetError
 	switch {
@@ -294,8 +300,6 @@ func (x *exchange) lost(c pool.Stream, err error) result {
 		st.Timeouts.Add(1)
 		s.Rec.Flags |= telemetry.UpstreamRequestTimeout
 		x.reset = "timeout"
-		x.host.Timeouts.Add(1)
-		x.host.Report(outlier.TimedOut, 0)
 		if !x.deadline.IsZero() && !time.Now().Before(x.deadline) {
 			return failed
 		}
@@ -303,7 +307,6 @@ func (x *exchange) lost(c pool.Stream, err error) result {
 	case errors.As(err, &bad):
 		s.Rec.Flags |= telemetry.UpstreamProtocolError
 		x.reset = "protocol error"
-		x.host.Report(outlier.ConnectFailed, 0)
 		s.Rec.Failure = bad.Detail
 	case http2.Refused(err):
 		s.Rec.Flags |= telemetry.UpstreamRemoteReset
@@ -318,7 +321,6 @@ func (x *exchange) lost(c pool.Stream, err error) result {
 	default:
 		s.Rec.Flags |= telemetry.UpstreamConnectionTermination
 		x.reset = "connection termination"
-		x.host.Report(outlier.ConnectFailed, 0)
 	}
 	st.Resets.Add(1)
 	return x.afterReset(failure{unsent: unsent})

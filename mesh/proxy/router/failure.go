@@ -52,6 +52,11 @@ func (x *exchange) lateEnd() {
 func (x *exchange) failure() (code int, body, details string) {
 	f := x.s.Rec.Flags
 	switch {
+	case f&telemetry.StreamIdleTimeout != 0:
+		return 408, "stream timeout", "stream_idle_timeout"
+	case f&telemetry.DurationTimeout != 0:
+		x.s.GRPCCode = 4 // DeadlineExceeded
+		return 408, "downstream duration timeout", "max_duration_timeout"
 	case x.reset == "overflow":
 		return 503, "upstream connect error or disconnect/reset before headers. reset reason: overflow", "upstream_reset_before_response_started{overflow}"
 	case f&telemetry.NoHealthyUpstream != 0:

@@ -74,7 +74,7 @@ func (x *exchange) serve(ctx context.Context, t *conf.RouteTable) {
 	if f.ClusterHeader != nil {
 		name = string(s.Req.Get(string(f.ClusterHeader)))
 	} else {
-		w = split(f.Clusters, f.TotalWeight, rand.Uint64())
+		w = split(f.Clusters, f.TotalWeight, x.share(f))
 		name = w.Name
 	}
 	x.cluster = x.view.Cluster(name)
@@ -95,7 +95,7 @@ func (x *exchange) serve(ctx context.Context, t *conf.RouteTable) {
 		}
 	}
 	x.policy()
-	if x.cluster.Hashes() {
+	if x.cluster.Hashes() && !f.HashSplit {
 		x.query, x.cookies = hashed(s, f.Hash)
 	}
 	x.levels.order(t, x.vhost, x.route, w)
@@ -105,6 +105,17 @@ func (x *exchange) serve(ctx context.Context, t *conf.RouteTable) {
 		s.Req.Set([]byte("x-envoy-expected-rq-timeout-ms"), millis(&s.Req.Header, x.expected()))
 	}
 	x.run(ctx)
+}
+
+// share is the value that picks a weighted cluster: the request's hash where the route wants that and there is one. Unlike
+// Envoy, which hashes a cookie that is yet to be made as empty, a session's first request goes where its others will.
+func (x *exchange) share(f *conf.Forward) uint64 {
+	if f.HashSplit {
+		if x.query, x.cookies = hashed(x.s, f.Hash); x.query.HasHash {
+			return x.query.Hash
+		}
+	}
+	return rand.Uint64()
 }
 
 func (x *exchange) upgradeAllowed(proto []byte) bool {

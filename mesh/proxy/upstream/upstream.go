@@ -300,12 +300,6 @@ func (s *Set) breakers(c *conf.Cluster) *breaker.Breakers {
 	return b
 }
 
-func (s *Set) poolLimits(c *conf.Cluster) pool.Limits {
-	b := s.limits[c.Name]
-	return pool.Limits{ConnectTimeout: c.ConnectTimeout, IdleTimeout: c.IdleTimeout, MaxRequests: c.MaxRequests, Connections: &b.Connections, Pending: &b.Pending,
-		MaxStreams: c.HTTP2.MaxStreams, KeepAlive: c.HTTP2.KeepAlive, KeepAliveTimeout: c.HTTP2.KeepAliveTimeout}
-}
-
 func (s *Set) host(c *conf.Cluster, ep *conf.Endpoint, used map[hostKey]bool) (*Host, error) {
 	addr := ep.Addr.String()
 	if ep.Host != "" {
@@ -313,18 +307,23 @@ func (s *Set) host(c *conf.Cluster, ep *conf.Endpoint, used map[hostKey]bool) (*
 	}
 	t := transport(c, ep)
 	key := hostKey{c.Name, addr, tlsID(t)}
-	limits := s.poolLimits(c)
 	used[key] = true
 	if h := s.hosts[key]; h != nil {
-		h.HTTP.SetLimits(limits)
-		h.HTTP2.SetLimits(limits)
+		h.HTTP.SetLimits(s.poolLimits(c))
+		h.HTTP2.SetLimits(s.poolLimits(c))
 		return h, nil
 	}
-	h, err := s.newHost(c, addr, t, limits)
+	h, err := s.newHost(c, addr, t)
 	if err == nil {
 		s.hosts[key] = h
 	}
 	return h, err
+}
+
+func (s *Set) poolLimits(c *conf.Cluster) pool.Limits {
+	b := s.limits[c.Name]
+	return pool.Limits{ConnectTimeout: c.ConnectTimeout, IdleTimeout: c.IdleTimeout, MaxRequests: c.MaxRequests, MaxStreams: c.HTTP2.MaxStreams,
+		KeepAlive: c.HTTP2.KeepAlive, KeepAliveTimeout: c.HTTP2.KeepAliveTimeout, Connections: &b.Connections, Pending: &b.Pending}
 }
 
 func dialTCP(ctx context.Context, source netip.Addr, k conf.Keepalive, addr string) (net.Conn, error) {
@@ -335,7 +334,7 @@ func dialTCP(ctx context.Context, source netip.Addr, k conf.Keepalive, addr stri
 	return d.DialContext(ctx, "tcp", addr)
 }
 
-func (s *Set) newHost(c *conf.Cluster, addr string, t *conf.UpstreamTLS, limits pool.Limits) (*Host, error) {
+func (s *Set) newHost(c *conf.Cluster, addr string, t *conf.UpstreamTLS) (*Host, error) {
 	plain := func(ctx context.Context) (net.Conn, error) { return s.dial(ctx, c.BindSource, c.Keepalive, addr) }
 	h := &Host{Addr: addr, TLS: t, dialTCP: plain, Outlier: outlier.Host{Addr: addr}}
 	dialHTTP, dialHTTP2 := pool.Dial(plain), pool.Dial(plain)
@@ -352,8 +351,8 @@ func (s *Set) newHost(c *conf.Cluster, addr string, t *conf.UpstreamTLS, limits 
 			return nil, err
 		}
 	}
-	h.HTTP = pool.NewHTTP(dialHTTP, limits, &h.cx)
-	h.HTTP2 = pool.NewHTTP2(dialHTTP2, limits, &h.cx)
+	h.HTTP = pool.NewHTTP(dialHTTP, s.poolLimits(c), &h.cx)
+	h.HTTP2 = pool.NewHTTP2(dialHTTP2, s.poolLimits(c), &h.cx)
 	return h, nil
 }
 
@@ -434,7 +433,7 @@ func (c *Cluster) original(addr netip.AddrPort) (Member, bool) {
 	h := s.hosts[key]
 	if h == nil {
 		var err error
-		if h, err = s.newHost(c.Conf, key.addr, c.Conf.TLS, s.poolLimits(c.Conf)); err != nil {
+		if h, err = s.newHost(c.Conf, key.addr, c.Conf.TLS); err != nil {
 			return Member{}, false
 		}
 		h.found = true

@@ -1,0 +1,213 @@
+package verdict
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Ejection is one time that one proxy took one host out, as the proxy tells it.
+type Ejection struct {
+	Proxy, Host string
+	At          time.Time
+	Returned    time.Time // zero if it has not
+	Errors      int       // that the proxy had from the host since the host last served it, or since the fault began
+	InFlight    int       // of those, how many were on their way when the host was taken out
+	Number      int       // 1 for the first time of this host at this proxy
+}
+
+// Ejected claims that proxies take a host out after exactly so many errors, each for itself.
+type Ejected struct {
+	ID        string
+	Statement string
+	Threshold int
+	Proxies   []string // each of which must have taken the host out at least once
+	Host      string   // that was made to fail; "" for any
+	Faults    []Span   // when it failed
+	Within    time.Duration
+	Ejections []Ejection
+}
+
+// Span is a time with a beginning and an end.
+type Span struct{ From, To time.Time }
+
+func (s Span) holds(t time.Time, slack time.Duration) bool {
+	return !t.Before(s.From) && !t.After(s.To.Add(slack))
+}
+
+// Claim judges: too few errors is a fail (the host was taken out for nothing), so is one more than those in flight explain, a proxy
+// that never did it, and one that did it later than Within after the fault began. Errors are counted where the requests start, and
+// so up to a moment after the proxy saw them: the threshold's own error may be among those in flight.
+func (v Ejected) Claim() Claim {
+	c := Claim{
+		ID: v.ID, Statement: v.Statement, Statistic: "exact for each proxy: errors from the host before it is avoided",
+		Bound:      fmt.Sprintf("%d errors, and those in flight, within %s", v.Threshold, Seconds(v.Within.Seconds())),
+		Confounder: "retries that the client does not see, answers of other hosts counted to this one, clocks that differ",
+	}
+	var wrong, seen []string
+	var slowest time.Duration
+	for _, proxy := range v.Proxies {
+		var mine []Ejection
+		for _, e := range v.Ejections {
+			if e.Proxy == proxy && (v.Host == "" || e.Host == v.Host) && slices.ContainsFunc(v.Faults, func(f Span) bool { return f.holds(e.At, time.Second) }) {
+				mine = append(mine, e)
+			}
+		}
+		if len(mine) == 0 {
+			wrong = append(wrong, proxy+" never took the host out")
+			continue
+		}
+		slices.SortFunc(mine, func(a, b Ejection) int { return a.At.Compare(b.At) })
+		took := mine[0].At.Sub(v.Faults[0].From)
+		slowest = max(slowest, took)
+		if took > v.Within {
+			wrong = append(wrong, fmt.Sprintf("%s took the host out %s after the fault began", proxy, Seconds(took.Seconds())))
+		}
+		for _, e := range mine {
+			c.N += e.Errors
+			seen = append(seen, fmt.Sprint(e.Errors))
+			switch {
+			case e.Errors < v.Threshold:
+				wrong = append(wrong, fmt.Sprintf("%s took %s out after %d errors at %s", proxy, e.Host, e.Errors, clock(e.At)))
+			case e.Errors > v.Threshold+e.InFlight:
+				wrong = append(wrong, fmt.Sprintf("%s took %s out after %d errors at %s, of which %d were in flight", proxy, e.Host, e.Errors, clock(e.At), e.InFlight))
+			}
+		}
+	}
+	if len(seen) > 0 {
+		c.Observed = fmt.Sprintf("after %s errors, the first %s after the fault", strings.Join(seen, ", "), Seconds(slowest.Seconds()))
+	} else {
+		c.Observed = "no ejection"
+	}
+	if len(v.Faults) > 0 {
+		c.Window = &Window{From: v.Faults[0].From, To: v.Faults[len(v.Faults)-1].To}
+	}
+	c.Outcome = Pass
+	switch {
+	case len(v.Proxies) == 0 || len(v.Faults) == 0:
+		c.Outcome, c.Reason = Inconclusive, "no proxy or no fault to look at"
+	case len(wrong) > 0:
+		c.Outcome, c.Reason = Fail, strings.Join(wrong, "\n")
+	}
+	return c
+}
+
+func clock(t time.Time) string { return t.UTC().Format("15:04:05.000") }
+
+// Returned claims that each ejection lasts the base time, times how often the host was ejected lately, and ends in the sweep.
+type Returned struct {
+	ID        string
+	Statement string
+	Base      time.Duration
+	Interval  time.Duration // between sweeps
+	Slack     time.Duration // for a sweep that comes late
+	Ejections []Ejection
+	Until     time.Time // when it was last looked; an ejection that may still last is not judged
+}
+
+// Claim judges every ejection of every host and proxy.
+func (v Returned) Claim() Claim {
+	c := Claim{
+		ID: v.ID, Statement: v.Statement, Statistic: "times from the proxies' own event logs",
+		Bound:      fmt.Sprintf("%s x count, to %s more for the sweep and %s for a late one", Seconds(v.Base.Seconds()), Seconds(v.Interval.Seconds()), Seconds(v.Slack.Seconds())),
+		Confounder: "a host that was removed while it was out, a proxy that was short of CPU at the sweep",
+	}
+	by := map[string][]Ejection{}
+	for _, e := range v.Ejections {
+		key := e.Proxy + " " + e.Host
+		by[key] = append(by[key], e)
+	}
+	var wrong []string
+	shortest, longest := time.Duration(0), time.Duration(0)
+	grown := 0
+	for _, key := range sortedKeys(by) {
+		list := by[key]
+		slices.SortFunc(list, func(a, b Ejection) int { return a.At.Compare(b.At) })
+		counts := []int{1} // that the ejection may have: how often the host was ejected lately
+		for i, e := range list {
+			if i > 0 {
+				counts = v.next(counts, list[i-1].Returned, e.At)
+			}
+			low, high := v.Base*time.Duration(slices.Min(counts)), v.Base*time.Duration(slices.Max(counts))+v.Interval+v.Slack
+			if e.Returned.IsZero() {
+				if v.Until.Sub(e.At) > high {
+					wrong = append(wrong, fmt.Sprintf("%s is still out %s after %s", key, Seconds(v.Until.Sub(e.At).Seconds()), clock(e.At)))
+				}
+				break
+			}
+			took := e.Returned.Sub(e.At)
+			c.N++
+			if slices.Min(counts) > 1 {
+				grown++
+			}
+			if shortest == 0 || took < shortest {
+				shortest = took
+			}
+			longest = max(longest, took)
+			if took < low || took > high {
+				wrong = append(wrong, fmt.Sprintf("%s was out for %s from %s, not %s to %s", key, Seconds(took.Seconds()), clock(e.At), Seconds(low.Seconds()), Seconds(high.Seconds())))
+			}
+		}
+	}
+	c.Outcome = Pass
+	switch {
+	case len(wrong) > 0:
+		c.Outcome, c.Reason = Fail, strings.Join(wrong, "\n")
+	case c.N == 0:
+		c.Outcome, c.Observed, c.Reason = Inconclusive, "no ejection ended", "no host came back, so nothing was shown"
+		return c
+	}
+	c.Observed = fmt.Sprintf("%s ejections of %s to %s, %s of them repeated", Group(c.N), Seconds(shortest.Seconds()), Seconds(longest.Seconds()), Group(grown))
+	return c
+}
+
+// next is the count of an ejection at the time at, after a host returned: one more than it was, less one for each sweep that found
+// the host well and at least an interval back. Whether the sweep an interval after the return counts depends on microseconds, and
+// so does one at the ejection: both are allowed.
+func (v Returned) next(counts []int, returned, at time.Time) []int {
+	if returned.IsZero() {
+		return counts
+	}
+	sweeps := int(at.Sub(returned) / v.Interval)
+	var out []int
+	for _, n := range counts {
+		for _, less := range []int{sweeps - 1, sweeps, sweeps + 1} {
+			// Close to the return, no sweep has come by: the count grows.
+			if less < 0 || sweeps == 0 && less > 0 && at.Sub(returned) < v.Interval-v.Slack {
+				continue
+			}
+			out = append(out, max(n-less, 0)+1)
+		}
+	}
+	return out
+}
+
+// FailedShare claims that a fault of some hosts costs no more requests than their ejection allows.
+type FailedShare struct {
+	ID        string
+	Statement string
+	Failed, N int
+	// Allowed is what the thresholds, the requests in flight, the proxies and the ejections explain.
+	Allowed int
+	Why     string // how Allowed comes about: "5 errors and 2 in flight x 2 proxies x 3 ejections"
+}
+
+// Claim judges.
+func (v FailedShare) Claim() Claim {
+	c := Claim{
+		ID: v.ID, Statement: v.Statement, N: v.N, Statistic: "count of failed requests",
+		Observed:   fmt.Sprintf("%s of %s requests (%s)", Group(v.Failed), Group(v.N), percent(ratio(v.Failed, v.N), 2)),
+		Bound:      fmt.Sprintf("%s (%s): %s", Group(v.Allowed), percent(ratio(v.Allowed, v.N), 2), v.Why),
+		Confounder: "failures that have another cause than the fault",
+	}
+	switch {
+	case v.N == 0:
+		c.Outcome, c.Reason = Inconclusive, "no requests were sent"
+	case v.Failed > v.Allowed:
+		c.Outcome, c.Reason = Fail, fmt.Sprintf("%s requests failed, %s are explained", Group(v.Failed), Group(v.Allowed))
+	default:
+		c.Outcome = Pass
+	}
+	return c
+}
