@@ -23,7 +23,12 @@ import (
 	"github.com/meshproof/meshproof/mesh/xds/client"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if servePeer() {
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // backend answers with its name.
 func backend(t testing.TB, name string) string {
