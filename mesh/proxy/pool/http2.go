@@ -189,7 +189,7 @@ func (p *HTTP2) connect() {
 	p.stats.Opened.Add(1)
 	p.stats.Active.Add(1)
 	c := &shared{local: nc.LocalAddr().String(), idleAt: time.Now()}
-	c.Conn = http2.NewClient(nc, http2.Options{Changed: p.serve, KeepAlive: l.KeepAlive, KeepAliveTimeout: l.KeepAliveTimeout})
+	c.Conn = http2.NewClient(nc, http2.Options{Changed: p.serve, Window: l.Window, ConnWindow: l.ConnWindow, KeepAlive: l.KeepAlive, KeepAliveTimeout: l.KeepAliveTimeout})
 	p.mu.Lock()
 	p.dialing = false
 	p.conns = append(p.conns, c)
