@@ -23,7 +23,7 @@ type options struct {
 	cluster                   string
 	details, reviews, ratings string
 	shutdown                  service.Shutdown
-	control                   string
+	control, second           string
 }
 
 // newCommand returns the command tree. getenv and hostname give the defaults of flags.
@@ -31,7 +31,7 @@ func newCommand(getenv func(string) string, hostname func() (string, error)) *co
 	var o options
 	root := &cobra.Command{
 		Use:           "app",
-		Short:         "Fixture apps: the Bookinfo services and hello",
+		Short:         "Fixture apps: Bookinfo, the boutique and hello",
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
@@ -50,9 +50,23 @@ func newCommand(getenv func(string) string, hostname func() (string, error)) *co
 	flags.StringVar(&o.reviews, "reviews", env("REVIEWS_URL", "http://reviews:9080"), "base address of reviews (REVIEWS_URL)")
 	flags.StringVar(&o.ratings, "ratings", env("RATINGS_URL", "http://ratings:9080"), "base address of ratings (RATINGS_URL)")
 	flags.StringVar(&o.control, "control", getenv("CONTROL"), "address to be told on how to fail, none if empty (CONTROL)")
+	flags.StringVar(&o.second, "second", getenv("SECOND"), "second address to serve on, which can be told to refuse; needs --control (SECOND)")
 	flags.DurationVar(&o.shutdown.Drain, "drain", 3*time.Second, "how long to serve on after SIGTERM, unready")
 	flags.DurationVar(&o.shutdown.Finish, "finish", 15*time.Second, "how long requests in flight may take after that")
 
+	identify := func(app string) (options, error) {
+		o := o
+		o.id.App, o.id.Cluster = app, o.cluster
+		if o.id.Pod == "" {
+			name, err := hostname()
+			if err != nil {
+				return o, fmt.Errorf("no --pod given and the host has no name: %w", err)
+			}
+			o.id.Pod = name
+		}
+		return o, nil
+	}
+	addBoutique(root, env, identify)
 	for _, role := range []struct {
 		name, short string
 		build       func(options) (http.Handler, error)
@@ -80,14 +94,9 @@ func newCommand(getenv func(string) string, hostname func() (string, error)) *co
 			Short: role.short,
 			Args:  cobra.NoArgs,
 			RunE: func(cmd *cobra.Command, _ []string) error {
-				o := o
-				o.id.App, o.id.Cluster = role.name, o.cluster
-				if o.id.Pod == "" {
-					name, err := hostname()
-					if err != nil {
-						return fmt.Errorf("no --pod given and the host has no name: %w", err)
-					}
-					o.id.Pod = name
+				o, err := identify(role.name)
+				if err != nil {
+					return err
 				}
 				app, err := role.build(o)
 				if err != nil {
@@ -120,19 +129,27 @@ func serve(cmd *cobra.Command, o options, app http.Handler) error {
 	return nil
 }
 
-// serveControlled serves the app, and beside it the address that tells it how to fail, which ends after it.
+// serveControlled serves the app, and beside it the address that tells it how to fail and the second one, which end after it.
 func serveControlled(ctx context.Context, ln net.Listener, o options, lifecycle *service.Lifecycle, app http.Handler) error {
 	control, err := new(net.ListenConfig).Listen(ctx, "tcp", o.control)
 	if err != nil {
 		return errors.Join(fmt.Errorf("listen on %s: %w", o.control, err), ln.Close())
 	}
 	faults := new(service.Faults)
-	told, end := context.WithCancel(context.WithoutCancel(ctx))
-	ended := make(chan error, 1)
+	handler := service.Handler(o.id, lifecycle, faults.Wrap(app))
+	beside, end := context.WithCancel(context.WithoutCancel(ctx))
+	ended := make(chan error, 2)
 	go func() {
-		ended <- service.Serve(told, control, faults.Handler(o.id), new(service.Lifecycle), service.Shutdown{Finish: time.Second})
+		ended <- service.Serve(beside, control, faults.Handler(o.id), new(service.Lifecycle), service.Shutdown{Finish: time.Second})
 	}()
-	err = service.Serve(ctx, ln, service.Handler(o.id, lifecycle, faults.Wrap(app)), lifecycle, o.shutdown)
+	go func() {
+		if o.second == "" {
+			ended <- nil
+			return
+		}
+		ended <- faults.Listen(beside, o.second, handler)
+	}()
+	err = service.Serve(ctx, ln, handler, lifecycle, o.shutdown)
 	end()
-	return errors.Join(err, <-ended)
+	return errors.Join(err, <-ended, <-ended)
 }

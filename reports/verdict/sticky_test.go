@@ -27,9 +27,10 @@ func TestSticky(t *testing.T) {
 		text   string // in observed, bound or reason
 	}{
 		"all stay":       {many(1000, 3, still), Pass, "0 of 1,000 sessions moved, 3,000 visits; moves below 0.69% of visits"},
-		"one moves":      {append(many(1000, 3, still), Visit{"s0001", "h2", at(9)}), Fail, "s0001 went from h1 to h2 at 08:00:09.000"},
+		"one moves":      {append(many(1000, 3, still), Visit{Session: "s0001", Host: "h2", At: at(9)}), Fail, "s0001 went from h1 to h2 at 08:00:09.000"},
 		"all wander":     {many(10, 3, func(s, v int) string { return fmt.Sprint("h", v) }), Fail, "and 7 more"},
-		"in any order":   {[]Visit{{"a", "h1", at(3)}, {"a", "h0", at(1)}, {"a", "h0", at(2)}}, Fail, "a went from h0 to h1 at 08:00:03"},
+		"in any order":   {[]Visit{{"a", "", "h1", at(3)}, {"a", "", "h0", at(1)}, {"a", "", "h0", at(2)}}, Fail, "a went from h0 to h1 at 08:00:03"},
+		"between spans":  {append(many(1000, 3, still), Visit{"s0001", "later", "h2", at(9)}), Pass, "0 of 1,000 sessions moved, 3,001 visits"},
 		"once each":      {many(1000, 1, still), Inconclusive, "no session came back"},
 		"too few visits": {many(100, 2, still), Inconclusive, "100 repeated visits exclude moves above"},
 		"nothing":        {nil, Inconclusive, "no session came back"},

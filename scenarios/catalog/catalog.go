@@ -13,6 +13,7 @@ import (
 	"github.com/meshproof/meshproof/scenarios/env"
 	"github.com/meshproof/meshproof/scenarios/lab"
 	"github.com/meshproof/meshproof/scenarios/record"
+	"github.com/meshproof/meshproof/scenarios/suites/balancing"
 	"github.com/meshproof/meshproof/scenarios/suites/traffic"
 	"github.com/meshproof/meshproof/scenarios/suites/upgrade"
 )
@@ -26,6 +27,8 @@ const (
 	HeaderRouting   Feature = "header-routing"
 	IngressGateway  Feature = "ingress-gateway"
 	Revisions       Feature = "revisions"
+	ConsistentHash  Feature = "consistent-hash"
+	OutlierEjection Feature = "outlier-detection"
 )
 
 // Isolation says what a scenario may share its lab with.
@@ -77,6 +80,50 @@ func All() []Scenario {
 			},
 			Key: "share/hello/10-90/v2",
 			Run: traffic.Canary,
+		},
+		{
+			ID:    "sticky",
+			Title: "Sticky sessions while hosts and weights change",
+			Proves: "A DestinationRule's consistentHash by cookie, header, query parameter or source address keeps every session on the host " +
+				"that the ring or Maglev table gives it, while hosts join and leave and weights change.",
+			Area:      "balancing",
+			Features:  []Feature{ConsistentHash, WeightedRouting, IngressGateway},
+			Apps:      []string{"hello", "loadagent"},
+			Lab:       "one",
+			Isolation: Exclusive,
+			Budget:    map[lab.Profile]time.Duration{lab.Quick: 3 * time.Minute, lab.Nightly: 10 * time.Minute, lab.Soak: 2 * time.Hour},
+			Claims: []string{
+				"every session stays on one host, by cookie, header, query parameter and source address, by ring hash and Maglev",
+				"who has no cookie gets one of exactly the right form, and nobody else does; without a ttl's time it lives as long as the browser",
+				"sessions spread over hosts as the table divides hashes",
+				"when a host joins or leaves only the sessions move whose hash changed owner",
+				"with weights, a session has one host in each version, and the weights hold",
+				"no request is lost",
+			},
+			Key: "sticky/by-cookie",
+			Run: balancing.Sticky,
+		},
+		{
+			ID:    "outlier",
+			Title: "Hosts that fail are taken out, and return",
+			Proves: "A DestinationRule's outlierDetection takes a host out after exactly as many errors as it says, at each proxy, for as long " +
+				"as it says, and nobody else; and with every host bad its cap and the panic rule hold.",
+			Area:      "balancing",
+			Features:  []Feature{OutlierEjection, IngressGateway},
+			Apps:      []string{"hello", "loadagent"},
+			Lab:       "one",
+			Isolation: Exclusive,
+			Budget:    map[lab.Profile]time.Duration{lab.Quick: 3 * time.Minute, lab.Nightly: 10 * time.Minute, lab.Soak: 2 * time.Hour},
+			Claims: []string{
+				"a host that answers 503 or 500, resets or hangs is out after exactly so many errors, by 5xx, gateway errors, local errors and the old consecutiveErrors",
+				"nobody else is taken out, and nobody for errors that do not count",
+				"a host is out for the base time, times how often it was lately, and returns in the sweep; traffic returns to it",
+				"faults of one host cost no more requests than their ejections explain",
+				"with every host bad: no panic, nothing is sent; panic, to all; never more out than the cap",
+				"the fault happened, as the pods' own counters and the clients agree",
+			},
+			Key: "ejected/answers-503/all-5xx",
+			Run: balancing.Outlier,
 		},
 		{
 			ID:    "upgrade",

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/meshproof/meshproof/reports/verdict"
@@ -32,17 +33,21 @@ func Apply(ctx context.Context, e *env.Env, rec *record.Recorder, name string, m
 	c := Change{Name: name, Applied: time.Now()}
 	c.Acked = c.Applied
 	var objects []workload.Object
+	var texts []string
 	for _, manifest := range manifests {
 		applied, err := e.Client.Apply(ctx, name, manifest)
 		if err != nil {
 			c.Err = err
 			return c
 		}
-		objects = append(objects, applied...)
+		for _, o := range applied {
+			texts = append(texts, fmt.Sprintf("%s generation %d", o, o.Generation))
+			if o.Generation > 0 { // Services and the like have none; no proxy acknowledges them
+				objects = append(objects, o)
+			}
+		}
 	}
-	for _, o := range objects {
-		rec.Event(c.Applied, "apply", name, map[string]string{"object": o.String(), "generation": strconv.FormatInt(o.Generation, 10)})
-	}
+	rec.Event(c.Applied, "apply", name, map[string]string{"objects": strings.Join(texts, ", ")})
 	for _, o := range objects {
 		push, err := awaitLive(ctx, e, o)
 		if errors.Is(err, env.ErrNoControlPlane) {

@@ -67,7 +67,7 @@ func Providers() []string { return []string{"local"} }
 func Drivers() []string { return []string{"bundled", "none"} }
 
 // Apps lists the apps that a Lab may deploy.
-func Apps() []string { return []string{"bookinfo", "hello"} }
+func Apps() []string { return []string{"bookinfo", "boutique", "hello"} }
 
 // DefaultName is the embedded lab file that is used when none is named.
 const DefaultName = "one"

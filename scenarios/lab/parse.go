@@ -62,7 +62,7 @@ func (d *decoder) lab(data []byte) *Lab {
 		Networks: []string{clusters.DefaultNetwork},
 		Clusters: []Cluster{{Name: "east", Nodes: 1}},
 		Mesh:     Mesh{Driver: "bundled", Revision: "default"},
-		Apps:     Apps(),
+		Apps:     []string{"bookinfo", "hello"},
 	}
 	seen := d.mapping(root, "", map[string]func(*yaml.Node, string){
 		"apiVersion": func(n *yaml.Node, at string) { l.APIVersion = d.oneOf(n, at, []string{APIVersion}) },

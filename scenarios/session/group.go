@@ -46,11 +46,13 @@ func Together(l *lab.Lab, scenarios []catalog.Scenario) ([]Group, error) {
 	return []Group{g}, err
 }
 
-// trim checks that the lab can carry its scenarios, and takes out of it the apps that they bring themselves.
+// trim checks that the lab can carry its scenarios, and takes out of it the apps that none of them looks at: all but those of
+// scenarios that bring none themselves.
 func (g *Group) trim() error {
 	g.Lab = g.Lab.Clone()
-	brought := map[string]bool{}
+	brought, needs := map[string]bool{}, false
 	for _, s := range g.Scenarios {
+		needs = needs || len(s.Apps) == 0
 		for _, app := range s.Apps {
 			brought[app] = true
 		}
@@ -64,7 +66,7 @@ func (g *Group) trim() error {
 	}
 	apps := []string{}
 	for _, app := range g.Lab.Apps {
-		if !brought[app] {
+		if needs && !brought[app] {
 			apps = append(apps, app)
 		}
 	}

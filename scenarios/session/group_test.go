@@ -31,6 +31,10 @@ func TestGroups(t *testing.T) {
 	if got := fmt.Sprint(lab.Default().Apps); got != "[bookinfo hello]" {
 		t.Errorf("the embedded lab was changed: %s", got)
 	}
+	groups, err = session.Groups([]catalog.Scenario{brings}, lab.Embedded)
+	if err != nil || len(groups[0].Lab.Apps) != 0 {
+		t.Errorf("apps that nobody looks at: %+v, error %v", groups, err)
+	}
 	if _, err := session.Groups([]catalog.Scenario{{ID: "x", Lab: "nowhere"}}, lab.Embedded); err == nil || !strings.Contains(err.Error(), "nowhere") {
 		t.Errorf("a lab that is not there: %v", err)
 	}
