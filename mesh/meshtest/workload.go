@@ -27,6 +27,7 @@ type Workload struct {
 	ServiceAccount  string
 	Port            int          // of the handler in the pod
 	Handler         http.Handler // nil for a client only
+	Serve           Server       // instead of Handler, for what is not HTTP/1.1
 	Bare            bool         // no sidecar
 	Gateway         bool         // a gateway instead of a sidecar
 
@@ -36,6 +37,12 @@ type Workload struct {
 	app    string // where the handler really listens
 	mu     sync.Mutex
 	wanted map[netip.AddrPort]chan netip.AddrPort // downstream address -> where it wanted to go
+}
+
+// Server serves connections until Stop; *grpc.Server is one.
+type Server interface {
+	Serve(net.Listener) error
+	Stop()
 }
 
 // Add starts the workload and its proxy, puts it into the endpoints of the services that select it, and returns when the
@@ -83,7 +90,7 @@ func (m *Mesh) Add(w *Workload) *Workload {
 
 // serveApp starts the handler: at the pod's own address when nothing captures it, else where only the proxy finds it.
 func (w *Workload) serveApp() {
-	if w.Handler == nil {
+	if w.Handler == nil && w.Serve == nil {
 		return
 	}
 	addr := "127.0.0.1:0"
@@ -93,8 +100,16 @@ func (w *Workload) serveApp() {
 	ln, err := net.Listen("tcp", addr)
 	must(w.m.t, err)
 	w.app = ln.Addr().String()
-	s := &http.Server{Handler: w.Handler, ReadHeaderTimeout: time.Minute}
 	var wg sync.WaitGroup
+	if w.Serve != nil {
+		wg.Go(func() { _ = w.Serve.Serve(ln) })
+		w.m.t.Cleanup(func() {
+			w.Serve.Stop()
+			wg.Wait()
+		})
+		return
+	}
+	s := &http.Server{Handler: w.Handler, ReadHeaderTimeout: time.Minute}
 	wg.Go(func() { _ = s.Serve(ln) })
 	w.m.t.Cleanup(func() {
 		_ = s.Close()
@@ -195,23 +210,28 @@ func (w *Workload) dial(ctx context.Context, _ netip.Addr, _ conf.Keepalive, add
 // connections pass the sidecar.
 func (w *Workload) Client() *http.Client {
 	tr := &http.Transport{MaxIdleConnsPerHost: 64, DisableCompression: true, DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
-		dst, err := w.m.resolve(addr, w.Namespace)
-		if err != nil {
-			return nil, err
-		}
-		var d net.Dialer
-		if w.Bare {
-			return d.DialContext(ctx, "tcp", dst.String())
-		}
-		c, err := d.DialContext(ctx, "tcp", net.JoinHostPort(w.IP, "15001"))
-		if err != nil {
-			return nil, err
-		}
-		w.want(c.LocalAddr().(*net.TCPAddr).AddrPort()) <- dst
-		return c, nil
+		return w.Connect(ctx, addr)
 	}}
 	w.m.t.Cleanup(tr.CloseIdleConnections)
 	return &http.Client{Transport: tr, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+}
+
+// Connect makes a connection from the workload to host:port of a service; it passes the sidecar.
+func (w *Workload) Connect(ctx context.Context, addr string) (net.Conn, error) {
+	dst, err := w.m.resolve(addr, w.Namespace)
+	if err != nil {
+		return nil, err
+	}
+	var d net.Dialer
+	if w.Bare {
+		return d.DialContext(ctx, "tcp", dst.String())
+	}
+	c, err := d.DialContext(ctx, "tcp", net.JoinHostPort(w.IP, "15001"))
+	if err != nil {
+		return nil, err
+	}
+	w.want(c.LocalAddr().(*net.TCPAddr).AddrPort()) <- dst
+	return c, nil
 }
 
 // resolve is the cluster's DNS.

@@ -68,6 +68,7 @@ type Proxy struct {
 	store     *secrets.Store
 	upstreams *upstream.Set
 	listeners *listener.Manager
+	http      *hcm.Manager
 	state     *state.State
 	client    *client.Client
 	metrics   *telemetry.Metrics
@@ -116,6 +117,7 @@ func Run(ctx context.Context, b Bootstrap) error {
 		return errors.Join(err, g.Wait())
 	}
 	g.Go(func() error { return p.upstreams.Run(parts) })
+	g.Go(func() error { return p.http.Run(parts) })
 	g.Go(func() error { return p.logs.Run(parts) })
 	g.Go(func() error { return p.state.Run(parts) })
 	g.Go(func() error {
@@ -181,6 +183,7 @@ func (p *Proxy) publish(cfg *conf.Config) {
 func (p *Proxy) newListeners(filters ...filter.HTTP) *listener.Manager {
 	rec := recorder{p}
 	m := &hcm.Manager{Router: router.New(p.upstreams), Recorder: rec, Filters: filters}
+	p.http = m
 	t := &tcpproxy.Proxy{Set: p.upstreams, Recorder: rec}
 	listen := p.b.Listen
 	if listen == nil {

@@ -7,6 +7,9 @@ import (
 	"errors"
 	"io"
 	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/meshproof/meshproof/mesh/proxy/conf"
@@ -32,6 +35,9 @@ type Manager struct {
 	Recorder Recorder
 	// Filters run on every connection, in this order.
 	Filters []filter.HTTP
+
+	mu    sync.Mutex
+	conns map[*connection]struct{} // of HTTP/1
 }
 
 // Serve reads requests from c until the connection ends, the chain drains, or ctx is done. It does not close c.
@@ -86,7 +92,9 @@ func http2Wanted(c *filter.Conn, in *http1.Reader) (two, ok bool) {
 func (m *Manager) serve1(ctx context.Context, c *filter.Conn, in *http1.Reader) {
 	s := &filter.Stream{Conn: c, Out: http1.NewWriter(c.Conn), In: in}
 	defer in.Release()
-	conn := connection{m: m, s: s, in: in}
+	conn := &connection{m: m, s: s, in: in, raw: rawConn(c.Conn)}
+	m.watch(conn)
+	defer m.forget(conn)
 	defer func() { _ = s.Out.Flush() }()
 	for first := true; ; first = false {
 		if !conn.await(first) {
@@ -105,6 +113,11 @@ type connection struct {
 	http  *conf.HTTP
 	armed time.Time // when the idle deadline was last set
 	idle  time.Duration
+
+	// For the watch.
+	raw  syscall.RawConn
+	busy atomic.Uint64 // epoch of the exchange under way; 0 none
+	seen uint64        // busy at the last look
 }
 
 // await blocks until a request begins to arrive; false means that none will.
@@ -179,12 +192,16 @@ func (c *connection) one(ctx context.Context) bool {
 		_ = s.Conn.SetReadDeadline(time.Time{})
 		c.armed = time.Time{}
 	}
+	c.busy.Store(s.Open())
+	s.SetIdle(h.StreamIdleTimeout)
 	if c.m.request(s) {
 		c.m.Router.Serve(ctx, s)
 	}
 	if s.Out.Flush() != nil {
 		s.CloseAfter = true
 	}
+	c.busy.Store(0)
+	s.Close()
 	s.Rec.Duration = time.Since(now)
 	c.m.Recorder.HTTP(h, &s.Rec)
 	if !s.CloseAfter && !s.In.BodyDone() {
