@@ -3,11 +3,13 @@ package meshtest
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -17,6 +19,7 @@ import (
 
 	"github.com/meshproof/meshproof/mesh/proxy"
 	"github.com/meshproof/meshproof/mesh/proxy/conf"
+	"github.com/meshproof/meshproof/mesh/proxy/listener"
 	"github.com/meshproof/meshproof/mesh/xds/client"
 )
 
@@ -25,14 +28,18 @@ type Workload struct {
 	Name, Namespace string
 	Labels          map[string]string
 	ServiceAccount  string
-	Port            int          // of the handler in the pod
-	Handler         http.Handler // nil for a client only
-	Serve           Server       // instead of Handler, for what is not HTTP/1.1
-	Bare            bool         // no sidecar
-	Gateway         bool         // a gateway instead of a sidecar
+	Port            int           // of the handler in the pod
+	Handler         http.Handler  // nil for a client only
+	Serve           Server        // instead of Handler, for what is not HTTP/1.1
+	Bare            bool          // no sidecar
+	Gateway         bool          // a gateway instead of a sidecar
+	Grace           time.Duration // of the proxy when it ends
+	Cluster         string        // where it runs; the control plane's own when empty
+	Metadata        map[string]any
 
 	IP string // set by Add
 
+	stop   func() // ends the proxy and waits
 	m      *Mesh
 	app    string // where the handler really listens
 	mu     sync.Mutex
@@ -58,9 +65,13 @@ func (m *Mesh) Add(w *Workload) *Workload {
 	if w.Port == 0 {
 		w.Port = 8080
 	}
+	if w.Cluster == "" {
+		w.Cluster = clusterID
+	}
 	w.m, w.wanted = m, map[netip.AddrPort]chan netip.AddrPort{}
 	m.mu.Lock()
-	n := len(m.workloads) + 1
+	m.added++
+	n := m.added
 	w.IP = fmt.Sprintf("127.1.%d.%d", os.Getpid()%250+1, n)
 	m.mu.Unlock()
 	w.serveApp()
@@ -76,7 +87,7 @@ func (m *Mesh) Add(w *Workload) *Workload {
 	if !w.Bare {
 		labels["security.istio.io/tlsMode"] = "istio"
 	}
-	m.builder.Set(&corev1.Pod{
+	m.builder.SetIn(w.Cluster, &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Namespace: w.Namespace, Name: w.Name, Labels: labels}, Spec: corev1.PodSpec{ServiceAccountName: w.ServiceAccount},
 		Status: corev1.PodStatus{PodIP: w.IP, Phase: corev1.PodRunning},
 	})
@@ -86,6 +97,22 @@ func (m *Mesh) Add(w *Workload) *Workload {
 	m.push()
 	m.mu.Unlock()
 	return w
+}
+
+// Remove takes the workload out of the endpoints while its proxy is told to end, as when a pod is deleted: neither waits for
+// the other. It returns when the proxy has ended.
+func (m *Mesh) Remove(w *Workload) {
+	var wg sync.WaitGroup
+	wg.Go(w.stop)
+	m.mu.Lock()
+	m.workloads = slices.DeleteFunc(m.workloads, func(o *Workload) bool { return o == w })
+	m.builder.Delete(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: w.Namespace, Name: w.Name}})
+	for _, s := range m.services {
+		m.endpoints(s)
+	}
+	m.push()
+	m.mu.Unlock()
+	wg.Wait()
 }
 
 // serveApp starts the handler: at the pod's own address when nothing captures it, else where only the proxy finds it.
@@ -130,28 +157,31 @@ func (w *Workload) runProxy() {
 	for k, v := range w.Labels {
 		labels[k] = v
 	}
+	meta := map[string]any{"NAMESPACE": w.Namespace, "NAME": w.Name, "LABELS": labels, "CLUSTER_ID": w.Cluster}
+	maps.Copy(meta, w.Metadata)
 	ready := make(chan struct{})
 	b := proxy.Bootstrap{
 		NodeID:   fmt.Sprintf("%s~%s~%s.%s~%s.svc.cluster.local", role, w.IP, w.Name, w.Namespace, w.Namespace),
-		Metadata: map[string]any{"NAMESPACE": w.Namespace, "NAME": w.Name, "LABELS": labels, "CLUSTER_ID": "Kubernetes"},
+		Metadata: meta,
 		Workload: conf.Workload{
 			Name: w.Name, Namespace: w.Namespace, Canonical: w.Labels["app"], CanonicalRevision: w.Labels["version"], App: w.Labels["app"],
-			Version: w.Labels["version"], Cluster: "Kubernetes", Principal: principal,
+			Version: w.Labels["version"], Cluster: w.Cluster, Principal: principal,
 		},
 		Discovery: client.DialOptions{Address: w.m.address, RootFile: w.m.roots(), TokenFile: token},
-		CertTTL:   time.Hour, Admin: net.JoinHostPort(w.IP, "15000"), DrainTime: time.Second, StopTime: 100 * time.Millisecond,
+		CertTTL:   time.Hour, Admin: net.JoinHostPort(w.IP, "15000"), DrainTime: time.Second, Stop: listener.Drain{Grace: w.Grace, Limit: max(w.Grace, 100*time.Millisecond)},
 		Listen: w.listen, OriginalDst: w.originalDst, Dial: w.dial,
 		Ready: func() { close(ready) }, Log: w.m.log.With("proxy", w.Name),
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- proxy.Run(ctx, b) }()
-	t.Cleanup(func() {
+	w.stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
 			t.Errorf("proxy %s: %v", w.Name, err)
 		}
 	})
+	t.Cleanup(w.stop)
 	select {
 	case <-ready:
 	case err := <-done:

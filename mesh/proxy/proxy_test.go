@@ -18,6 +18,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/meshproof/meshproof/mesh/proxy/conf"
+	"github.com/meshproof/meshproof/mesh/proxy/listener"
 	"github.com/meshproof/meshproof/mesh/xds"
 	"github.com/meshproof/meshproof/mesh/xds/client"
 )
@@ -44,7 +45,7 @@ func start(t testing.TB, a *ads, change ...func(*Bootstrap)) {
 	}
 	b := Bootstrap{
 		NodeID: "sidecar~127.0.0.1~test.default~default.svc.cluster.local", Discovery: client.DialOptions{Address: a.addr},
-		Workload: conf.Workload{Name: "test", Namespace: "default"}, DrainTime: time.Second, StopTime: 200 * time.Millisecond,
+		Workload: conf.Workload{Name: "test", Namespace: "default"}, DrainTime: time.Second, Stop: listener.Drain{Limit: 200 * time.Millisecond},
 		Ready: func() { close(ready) }, Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})),
 	}
 	for _, c := range change {

@@ -117,16 +117,14 @@ func (a *assigner) fill(g *group, tls *networking.ClientTLSSettings) {
 	}
 	through := map[model.NetworkGateway]uint32{}
 	for _, e := range eps {
-		gws := a.nets.to(e.Network, e.Cluster)
-		// A caller that does not know its own network takes the gateway where there is one.
-		unknown := a.from.network == "" && e.Network != ""
-		if len(gws) == 0 || !unknown && (e.Network == "" || e.Network == a.from.network) {
+		if !a.nets.behindGateway(e, a.from.network) {
 			add(e, lbEndpoint(a.mesh, e, a.nets.scale))
 			continue
 		}
 		if !takesMutualTLS(e, tls) {
 			continue // only mutual TLS carries the name by which a gateway passes on
 		}
+		gws := a.nets.to(e.Network, e.Cluster)
 		for _, gw := range gws {
 			through[gw] += a.nets.scale / uint32(len(gws))
 		}

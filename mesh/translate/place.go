@@ -87,6 +87,15 @@ func (n *networks) to(network, cluster string) []model.NetworkGateway {
 	return all
 }
 
+// behindGateway tells whether an endpoint is reached by its network's gateway alone from a network, empty if that is not known.
+func (n *networks) behindGateway(e *model.Endpoint, from string) bool {
+	return e.Network != "" && e.Network != from && len(n.gateways[e.Network]) > 0
+}
+
+func (o *outbound) behindGateway(e *model.Endpoint) bool {
+	return o.nets.behindGateway(e, o.scope.network)
+}
+
 func sortedGateways(m map[model.NetworkGateway]uint32) []model.NetworkGateway {
 	return slices.SortedFunc(maps.Keys(m), func(a, b model.NetworkGateway) int {
 		return cmp.Or(cmp.Compare(a.Address, b.Address), cmp.Compare(a.Port, b.Port), cmp.Compare(a.Cluster, b.Cluster), cmp.Compare(a.Network, b.Network))

@@ -32,12 +32,13 @@ type Conn struct {
 }
 
 // Chain is the filter chain of a connection. Current returns its newest config, which may change while the connection
-// lives; Draining reports whether the connection should end at its next chance. OnDrain has f called once when that begins
-// (at once when it has begun), until forget is called.
+// lives; Draining reports whether the connection should end at its next chance. OnDrain has f called when that begins, and
+// with last set when connections without an exchange should end at once; what has begun is told before OnDrain returns.
+// forget takes f back.
 type Chain interface {
 	Current() *conf.FilterChain
 	Draining() bool
-	OnDrain(f func()) (forget func())
+	OnDrain(f func(last bool)) (forget func())
 }
 
 // Source is the body of a request. Both codecs are one.

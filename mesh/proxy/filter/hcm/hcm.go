@@ -44,16 +44,21 @@ type Manager struct {
 func (m *Manager) Serve(ctx context.Context, c *filter.Conn) {
 	in := http1.NewReader(c.Conn)
 	in.Prefill(c.Prefix)
+	l := &life{nc: c.Conn}
+	forget := c.Chain.OnDrain(l.drain)
+	defer forget()
+	l.waits(true)
 	two, ok := http2Wanted(c, in)
+	l.waits(false)
 	switch {
 	case !ok:
 		in.Release()
 	case two:
 		prefix := in.TakeBuffered()
 		in.Release()
-		m.serve2(ctx, c, prefix)
+		m.serve2(ctx, c, prefix, l)
 	default:
-		m.serve1(ctx, c, in)
+		m.serve1(ctx, c, in, l)
 	}
 }
 
@@ -78,7 +83,6 @@ func http2Wanted(c *filter.Conn, in *http1.Reader) (two, ok bool) {
 			return two, true
 		}
 		if err := in.More(); err != nil {
-			// The drain wakes connections that say nothing.
 			if errors.Is(err, os.ErrDeadlineExceeded) && h.IdleTimeout == 0 && !c.Chain.Draining() {
 				_ = c.SetReadDeadline(time.Time{})
 				continue
@@ -89,10 +93,10 @@ func http2Wanted(c *filter.Conn, in *http1.Reader) (two, ok bool) {
 }
 
 // serve1 serves HTTP/1.
-func (m *Manager) serve1(ctx context.Context, c *filter.Conn, in *http1.Reader) {
+func (m *Manager) serve1(ctx context.Context, c *filter.Conn, in *http1.Reader, l *life) {
 	s := &filter.Stream{Conn: c, Out: http1.NewWriter(c.Conn), In: in}
 	defer in.Release()
-	conn := &connection{m: m, s: s, in: in, raw: rawConn(c.Conn)}
+	conn := &connection{m: m, s: s, in: in, life: l, raw: rawConn(c.Conn)}
 	m.watch(conn)
 	defer m.forget(conn)
 	defer func() { _ = s.Out.Flush() }()
@@ -103,6 +107,7 @@ func (m *Manager) serve1(ctx context.Context, c *filter.Conn, in *http1.Reader) 
 		if !conn.one(ctx) {
 			return
 		}
+		l.answered()
 	}
 }
 
@@ -110,6 +115,7 @@ type connection struct {
 	m     *Manager
 	s     *filter.Stream
 	in    *http1.Reader
+	life  *life
 	http  *conf.HTTP
 	armed time.Time // when the idle deadline was last set
 	idle  time.Duration
@@ -131,12 +137,14 @@ func (c *connection) await(first bool) bool {
 		return false
 	}
 	c.arm(time.Now())
+	c.life.waits(true)
+	defer c.life.waits(false)
 	for {
 		err := c.in.Wait()
 		if err == nil {
 			return true
 		}
-		// The drain wakes idle connections by a deadline in the past; what arrived in that moment is still served.
+		// The drain wakes idle connections by a deadline in the past.
 		if errors.Is(err, os.ErrDeadlineExceeded) && !s.Conn.Chain.Draining() && c.idle == 0 {
 			_ = s.Conn.SetReadDeadline(time.Time{})
 			continue
@@ -176,8 +184,12 @@ func (c *connection) one(ctx context.Context) bool {
 	s.Req.Reset()
 	now := time.Now()
 	c.m.begin(s, now)
-	if h.HeadersTimeout > 0 {
+	switch {
+	case h.HeadersTimeout > 0:
 		_ = s.Conn.SetReadDeadline(now.Add(h.HeadersTimeout))
+		c.armed = time.Time{}
+	case s.Conn.Chain.Draining():
+		_ = s.Conn.SetReadDeadline(time.Time{}) // the drain may have meant to end an idle connection
 		c.armed = time.Time{}
 	}
 	err := c.in.ReadRequest(&s.Req, http1.Limits{HeadBytes: h.MaxHeaderBytes, Headers: h.MaxHeaders, HTTP10: h.HTTP10})

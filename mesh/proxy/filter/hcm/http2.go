@@ -24,15 +24,15 @@ var exchanges = sync.Pool{New: func() any {
 }}
 
 // serve2 serves HTTP/2: each request on a goroutine of its own.
-func (m *Manager) serve2(ctx context.Context, c *filter.Conn, prefix []byte) {
+func (m *Manager) serve2(ctx context.Context, c *filter.Conn, prefix []byte, l *life) {
 	_ = c.SetReadDeadline(time.Time{})
 	h := c.Chain.Current().HTTP
 	conn := http2.NewServer(c.Conn, prefix, http2.Options{
 		MaxStreams: h.HTTP2.MaxStreams, MaxHeaderBytes: h.MaxHeaderBytes, MaxHeaders: h.MaxHeaders, Window: h.HTTP2.Window, ConnWindow: h.HTTP2.ConnWindow,
 		Idle: h.IdleTimeout, Life: h.MaxConnDuration, KeepAlive: h.HTTP2.KeepAlive, KeepAliveTimeout: h.HTTP2.KeepAliveTimeout,
 	})
-	forget := c.Chain.OnDrain(conn.Shutdown)
-	defer forget()
+	l.became(conn)
+	defer l.ended()
 	_ = conn.Serve(ctx, func(st *http2.Stream) { m.stream(ctx, c, st) }) // how a connection ends is of interest to its streams
 }
 
