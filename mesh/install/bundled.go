@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"golang.org/x/sync/errgroup"
@@ -97,8 +98,23 @@ func (Bundled) Install(ctx context.Context, cfg *rest.Config, opts Options) erro
 	if err := c.prune(ctx, o); err != nil {
 		return fmt.Errorf("install: remove what is not asked for any more: %w", err)
 	}
+	if o.autoscaled() && !c.measured(ctx) {
+		o.Progress("autoscalers", "keep their minimum: this cluster has no metrics server")
+	}
 	o.Progress("complete", "revision "+o.Revision)
 	return nil
+}
+
+// autoscaled tells whether any component has an autoscaler.
+func (o Options) autoscaled() bool {
+	return o.Pilot.Autoscale != nil && controls(o.Profile) || slices.ContainsFunc(o.Gateways, func(g Gateway) bool { return g.Workload.Autoscale != nil })
+}
+
+// measured tells whether somebody in the cluster serves what autoscalers go by. An API server that does not say counts as yes:
+// nothing hangs on it but a remark.
+func (c *client) measured(ctx context.Context) bool {
+	_, err := c.core.RESTClient().Get().AbsPath("/apis/metrics.k8s.io").DoRaw(ctx)
+	return !apierrors.IsNotFound(err)
 }
 
 // startGateways makes the gateways. A gateway pod that starts before its root certificate is there waits for kubelet's next

@@ -31,6 +31,7 @@ type assigner struct {
 	nets   *networks
 	from   place
 	labels map[string]string // of the caller
+	local  bool              // only the caller's own cluster counts
 	dnat   bool              // for the clusters that mutual TLS is passed on to by SNI
 }
 
@@ -41,6 +42,7 @@ func (a *assigner) assignments(svc *model.Service, rule *model.DestinationRule, 
 	if a.dnat {
 		name = sniOf
 	}
+	a.local = svc.ClusterLocal
 	for _, p := range svc.Ports {
 		if p.Protocol == model.UDP {
 			continue
@@ -89,7 +91,7 @@ func (a *assigner) assignment(name string, eps []*model.Endpoint, policy *networ
 func (a *assigner) groups(eps []*model.Endpoint, tls *networking.ClientTLSSettings) []*group {
 	var out []*group
 	for _, e := range eps {
-		if !a.from.sees(e.Network) || a.dnat && !takesMutualTLS(e, tls) {
+		if a.local && e.Cluster != a.from.cluster || !a.from.sees(e.Network) || a.dnat && !takesMutualTLS(e, tls) {
 			continue
 		}
 		i, found := slices.BinarySearchFunc(out, e, func(g *group, e *model.Endpoint) int {

@@ -26,9 +26,12 @@ func (p place) sees(network string) bool {
 	return p.networks == "" || network == "" || strings.Contains(p.networks, "\n"+network+"\n")
 }
 
-// near is the part of a scope's place that a rule's endpoints depend on.
-func (o *outbound) near(rule *model.DestinationRule) place {
+// near is the part of a scope's place that the endpoints of a service with a rule depend on.
+func (o *outbound) near(svc *model.Service, rule *model.DestinationRule) place {
 	p := place{networks: o.scope.networks, gateways: o.nets.text}
+	if svc.ClusterLocal {
+		p.cluster = cmp.Or(o.scope.cluster, o.s.Mesh.ClusterID)
+	}
 	if p.gateways != "" {
 		p.network = o.scope.network
 	}

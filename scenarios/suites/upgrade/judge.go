@@ -87,11 +87,12 @@ func (r *run) judgeMove(name string, moves []move) verdict.Claim {
 	var wrong []string
 	good := 0
 	for _, m := range moves {
-		why := r.wrongWith(m)
+		why, firm := r.wrongWith(m)
 		if why == "" {
 			good++
 			continue
 		}
+		c.Firm = c.Firm || firm
 		wrong = append(wrong, fmt.Sprintf("%s to %s at %s: %s", m.From, m.To, m.Began.UTC().Format("15:04:05.000"), why))
 	}
 	c.Observed = fmt.Sprintf("%d of %s", good, count(len(moves), "move"))
@@ -106,13 +107,14 @@ func (r *run) judgeMove(name string, moves []move) verdict.Claim {
 	return c
 }
 
-// wrongWith says what is wrong with a move, "" if nothing is.
-func (r *run) wrongWith(m move) string {
+// wrongWith says what is wrong with a move, "" if nothing is. It is firm when no slow host explains it: a pod that serves beside
+// the wrong control plane was made for that one.
+func (r *run) wrongWith(m move) (why string, firm bool) {
 	if !r.meshed {
-		return "no proxy of it is connected to any control plane"
+		return "no proxy of it is connected to any control plane", true
 	}
 	if m.Err != nil {
-		return m.Err.Error()
+		return m.Err.Error(), false
 	}
 	for _, x := range []struct {
 		when     string
@@ -120,25 +122,25 @@ func (r *run) wrongWith(m move) string {
 		revision string
 	}{{"before", m.Before, m.From}, {"after", m.After, m.To}} {
 		if len(x.seats) == 0 {
-			return "it had no pod " + x.when
+			return "it had no pod " + x.when, false
 		}
 		for _, s := range x.seats {
 			switch want := r.tags[x.revision]; {
 			case s.Revision == "":
-				return fmt.Sprintf("%s was connected to no control plane %s", s.Pod, x.when)
+				return fmt.Sprintf("%s was connected to no control plane %s", s.Pod, x.when), false
 			case s.Revision != x.revision:
-				return fmt.Sprintf("%s was on revision %s %s, not on %s", s.Pod, s.Revision, x.when, x.revision)
+				return fmt.Sprintf("%s was on revision %s %s, not on %s", s.Pod, s.Revision, x.when, x.revision), true
 			case s.Version != want || s.Plane != want:
-				return fmt.Sprintf("%s was of version %s at a control plane of version %s %s, not of %s", s.Pod, s.Version, s.Plane, x.when, want)
+				return fmt.Sprintf("%s was of version %s at a control plane of version %s %s, not of %s", s.Pod, s.Version, s.Plane, x.when, want), true
 			}
 		}
 	}
 	for _, a := range m.After {
 		if slices.ContainsFunc(m.Before, func(b seat) bool { return b.Pod == a.Pod }) {
-			return a.Pod + " was not replaced"
+			return a.Pod + " was not replaced", true
 		}
 	}
-	return ""
+	return "", false
 }
 
 // judgeMixed looks at requests whose two ends are on different revisions.
@@ -247,7 +249,7 @@ func (r *run) judgeRefusal() verdict.Claim {
 	c.Bound = "all " + count(c.N, "proxy name") + " that were connected"
 	var used *install.InUseError
 	if !errors.As(r.refusal.Err, &used) {
-		c.Outcome, c.Observed = verdict.Fail, "not refused"
+		c.Outcome, c.Observed, c.Firm = verdict.Fail, "not refused", r.refusal.Err == nil
 		c.Reason = "proxies were connected: " + join(r.refusal.Needed, 5)
 		if r.refusal.Err != nil {
 			c.Reason = r.refusal.Err.Error()
@@ -282,8 +284,10 @@ func (r *run) judgeRemoval() verdict.Claim {
 		c.Outcome, c.Observed, c.Reason = verdict.Skip, "nothing to remove", "there is no mesh in this lab"
 	case r.removed.Err != nil:
 		c.Outcome, c.Observed, c.Reason = verdict.Fail, "not removed", r.removed.Err.Error()
+		var used *install.InUseError
+		c.Firm = errors.As(r.removed.Err, &used)
 	case len(r.removed.Orphans) > 0:
-		c.Outcome, c.Observed = verdict.Fail, count(len(r.removed.Orphans), "object")+" left"
+		c.Outcome, c.Observed, c.Firm = verdict.Fail, count(len(r.removed.Orphans), "object")+" left", true
 		c.Reason = join(r.removed.Orphans, 20)
 	default:
 		c.Outcome, c.Observed = verdict.Pass, fmt.Sprintf("no object left, %s after the command", r.removed.Took.Round(10*time.Millisecond))

@@ -16,12 +16,12 @@ import (
 
 // series is a counter of requests as the proxy of the called pod tells, by what it knows of the caller.
 type series struct {
-	Pod            string // of the proxy that counts, pod.namespace
-	Source         string // workload.namespace of the caller; unknown.unknown without TLS
-	Principal      string // of the caller, from its certificate
-	Destination    string // principal that the caller was shown
-	Security       string // mutual_tls | none
-	sourceWorkload string
+	Pod         string // of the proxy that counts, pod.namespace
+	Source      string // workload.namespace of the caller; unknown.unknown without TLS
+	Principal   string // of the caller, from its certificate
+	Destination string // principal that the caller was shown
+	Security    string // mutual_tls | none
+
 }
 
 const requestsTotal = "istio_requests_total"
@@ -68,7 +68,7 @@ func parseInbound(pod string, page []byte, out map[series]float64) error {
 		}
 		out[series{
 			Pod: pod, Source: labels["source_workload"] + "." + labels["source_workload_namespace"], Principal: labels["source_principal"],
-			Destination: labels["destination_principal"], Security: labels["connection_security_policy"], sourceWorkload: labels["source_workload"],
+			Destination: labels["destination_principal"], Security: labels["connection_security_policy"],
 		}] += value
 	}
 	return sc.Err()
