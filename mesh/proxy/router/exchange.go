@@ -284,10 +284,12 @@ func (x *exchange) lost(c pool.Stream, err error) result {
 		return stale
 	}
 	x.host.Errors.Add(1)
-	if errors.Is(err, os.ErrDeadlineExceeded) {
+	switch late := errors.Is(err, os.ErrDeadlineExceeded); {
+	case late && x.over(): // the stream's own end is not the host's fault
+	case late:
 		x.host.Timeouts.Add(1)
 		x.host.Report(outlier.TimedOut, 0)
-	} else {
+	default:
 		x.host.Report(outlier.ConnectFailed, 0)
 	}
 	var bad *http1.ParseError
@@ -311,13 +313,11 @@ func (x *exchange) lost(c pool.Stream, err error) result {
 	case http2.Refused(err):
 		s.Rec.Flags |= telemetry.UpstreamRemoteReset
 		x.reset = "remote refused stream reset"
-		x.host.Report(outlier.ConnectFailed, 0)
 		st.Resets.Add(1)
 		return x.afterReset(failure{refused: true})
 	case errors.As(err, &peerReset):
 		s.Rec.Flags |= telemetry.UpstreamRemoteReset
 		x.reset = "remote reset"
-		x.host.Report(outlier.ConnectFailed, 0)
 	default:
 		s.Rec.Flags |= telemetry.UpstreamConnectionTermination
 		x.reset = "connection termination"
