@@ -48,6 +48,13 @@ type Provider interface {
 	Check(ctx context.Context) []Check
 }
 
+// Measured is a Provider that knows what its labs take of this host.
+type Measured interface {
+	Provider
+	// Memory is the proportional set size of all processes of a lab in bytes: each page counts once, divided by who shares it.
+	Memory(ctx context.Context, lab string) (uint64, error)
+}
+
 // Lab is a set of clusters that share a network.
 type Lab interface {
 	Name() string

@@ -107,6 +107,10 @@ func one(lab string) clusters.Spec {
 	return clusters.Spec{Lab: lab, Clusters: []clusters.ClusterSpec{{Name: "one", Nodes: 1}}}
 }
 
+func two(lab string) clusters.Spec {
+	return clusters.Spec{Lab: lab, Clusters: []clusters.ClusterSpec{{Name: "one"}, {Name: "two", Network: "network2"}}}
+}
+
 func up(t testing.TB, p *Provider, spec clusters.Spec) *lab {
 	t.Helper()
 	t.Cleanup(func() {

@@ -23,7 +23,7 @@ type options struct {
 	cluster                   string
 	details, reviews, ratings string
 	shutdown                  service.Shutdown
-	control                   string
+	control, second           string
 }
 
 // newCommand returns the command tree. getenv and hostname give the defaults of flags.
@@ -50,6 +50,7 @@ func newCommand(getenv func(string) string, hostname func() (string, error)) *co
 	flags.StringVar(&o.reviews, "reviews", env("REVIEWS_URL", "http://reviews:9080"), "base address of reviews (REVIEWS_URL)")
 	flags.StringVar(&o.ratings, "ratings", env("RATINGS_URL", "http://ratings:9080"), "base address of ratings (RATINGS_URL)")
 	flags.StringVar(&o.control, "control", getenv("CONTROL"), "address to be told on how to fail, none if empty (CONTROL)")
+	flags.StringVar(&o.second, "second", getenv("SECOND"), "second address to serve on, which can be told to refuse; needs --control (SECOND)")
 	flags.DurationVar(&o.shutdown.Drain, "drain", 3*time.Second, "how long to serve on after SIGTERM, unready")
 	flags.DurationVar(&o.shutdown.Finish, "finish", 15*time.Second, "how long requests in flight may take after that")
 
@@ -128,19 +129,27 @@ func serve(cmd *cobra.Command, o options, app http.Handler) error {
 	return nil
 }
 
-// serveControlled serves the app, and beside it the address that tells it how to fail, which ends after it.
+// serveControlled serves the app, and beside it the address that tells it how to fail and the second one, which end after it.
 func serveControlled(ctx context.Context, ln net.Listener, o options, lifecycle *service.Lifecycle, app http.Handler) error {
 	control, err := new(net.ListenConfig).Listen(ctx, "tcp", o.control)
 	if err != nil {
 		return errors.Join(fmt.Errorf("listen on %s: %w", o.control, err), ln.Close())
 	}
 	faults := new(service.Faults)
-	told, end := context.WithCancel(context.WithoutCancel(ctx))
-	ended := make(chan error, 1)
+	handler := service.Handler(o.id, lifecycle, faults.Wrap(app))
+	beside, end := context.WithCancel(context.WithoutCancel(ctx))
+	ended := make(chan error, 2)
 	go func() {
-		ended <- service.Serve(told, control, faults.Handler(o.id), new(service.Lifecycle), service.Shutdown{Finish: time.Second})
+		ended <- service.Serve(beside, control, faults.Handler(o.id), new(service.Lifecycle), service.Shutdown{Finish: time.Second})
 	}()
-	err = service.Serve(ctx, ln, service.Handler(o.id, lifecycle, faults.Wrap(app)), lifecycle, o.shutdown)
+	go func() {
+		if o.second == "" {
+			ended <- nil
+			return
+		}
+		ended <- faults.Listen(beside, o.second, handler)
+	}()
+	err = service.Serve(ctx, ln, handler, lifecycle, o.shutdown)
 	end()
-	return errors.Join(err, <-ended)
+	return errors.Join(err, <-ended, <-ended)
 }

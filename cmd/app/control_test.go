@@ -1,8 +1,11 @@
 package main
 
 import (
+	"errors"
+	"net"
 	"net/http"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -24,4 +27,38 @@ func TestControl(t *testing.T) {
 			t.Errorf("result %+v", r)
 		}
 	}
+}
+
+// The second address serves the same, and is closed while the app is told to refuse.
+func TestSecondAddressRefuses(t *testing.T) {
+	control, second := freeAddress(t), freeAddress(t)
+	start(t, "hello", "hello-1", "--control", control, "--second", second)
+	awaitListening(t, second)
+	post := func(body string) {
+		t.Helper()
+		resp, err := http.Post("http://"+control+"/control", "application/json", strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+	}
+	defer http.DefaultClient.CloseIdleConnections()
+	resp, err := http.Get("http://" + second)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		t.Fatalf("second address: %v, %v", resp, err)
+	}
+	resp.Body.Close()
+	post(`{"fail":{"refuse":true}}`)
+	for { // until it is closed
+		conn, err := net.Dial("tcp", second)
+		if errors.Is(err, syscall.ECONNREFUSED) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn.Close()
+	}
+	post(`{}`)
+	awaitListening(t, second)
 }

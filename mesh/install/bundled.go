@@ -2,6 +2,8 @@ package install
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -193,7 +195,7 @@ func (c *client) definitions(ctx context.Context) (wait func(context.Context) er
 	var g errgroup.Group
 	g.SetLimit(8)
 	for _, d := range crds {
-		g.Go(func() error { return c.apply(ctx, d) })
+		g.Go(func() error { return c.define(ctx, d) })
 	}
 	if err := g.Wait(); err != nil {
 		return nil, err
@@ -206,6 +208,33 @@ func (c *client) definitions(ctx context.Context) (wait func(context.Context) er
 		}
 		return nil
 	}, nil
+}
+
+// digestAnnotation tells which text a definition was made from.
+const digestAnnotation = "meshproof.dev/definition"
+
+// define applies a CRD, unless it is there as it should be: the API server compares these large schemas for seconds of
+// processor time, which a second revision in a mesh that serves must not cost.
+func (c *client) define(ctx context.Context, d *unstructured.Unstructured) error {
+	text, err := json.Marshal(d.Object)
+	if err != nil {
+		return err
+	}
+	digest := fmt.Sprintf("%x", sha256.Sum256(text))
+	now, err := c.dyn.Resource(crdResource).Get(ctx, d.GetName(), metav1.GetOptions{})
+	if err == nil && now.GetAnnotations()[digestAnnotation] == digest {
+		return nil
+	}
+	if err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("definition %s: %w", d.GetName(), err)
+	}
+	annotations := d.GetAnnotations()
+	if annotations == nil {
+		annotations = map[string]string{}
+	}
+	annotations[digestAnnotation] = digest
+	d.SetAnnotations(annotations)
+	return c.apply(ctx, d)
 }
 
 // definitions decodes the embedded CRDs.

@@ -24,7 +24,7 @@ type Ejected struct {
 	Threshold int
 	Proxies   []string // each of which must have taken the host out at least once
 	Host      string   // that was made to fail; "" for any
-	Faults    []Span   // when it failed
+	Faults    []Span   // when it failed, up to when the last of its failures can have been seen
 	Within    time.Duration
 	Ejections []Ejection
 }
@@ -32,9 +32,7 @@ type Ejected struct {
 // Span is a time with a beginning and an end.
 type Span struct{ From, To time.Time }
 
-func (s Span) holds(t time.Time, slack time.Duration) bool {
-	return !t.Before(s.From) && !t.After(s.To.Add(slack))
-}
+func (s Span) holds(t time.Time) bool { return !t.Before(s.From) && !t.After(s.To) }
 
 // Claim judges: too few errors is a fail (the host was taken out for nothing), so is one more than those in flight explain, a proxy
 // that never did it, and one that did it later than Within after the fault began. Errors are counted where the requests start, and
@@ -50,7 +48,7 @@ func (v Ejected) Claim() Claim {
 	for _, proxy := range v.Proxies {
 		var mine []Ejection
 		for _, e := range v.Ejections {
-			if e.Proxy == proxy && (v.Host == "" || e.Host == v.Host) && slices.ContainsFunc(v.Faults, func(f Span) bool { return f.holds(e.At, time.Second) }) {
+			if e.Proxy == proxy && (v.Host == "" || e.Host == v.Host) && slices.ContainsFunc(v.Faults, func(f Span) bool { return f.holds(e.At) }) {
 				mine = append(mine, e)
 			}
 		}

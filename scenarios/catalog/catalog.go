@@ -14,8 +14,8 @@ import (
 	"github.com/meshproof/meshproof/scenarios/lab"
 	"github.com/meshproof/meshproof/scenarios/record"
 	"github.com/meshproof/meshproof/scenarios/suites/balancing"
-	"github.com/meshproof/meshproof/scenarios/suites/multicluster"
 	"github.com/meshproof/meshproof/scenarios/suites/traffic"
+	"github.com/meshproof/meshproof/scenarios/suites/upgrade"
 )
 
 // Feature is something that a mesh must have for a scenario to make sense.
@@ -26,7 +26,9 @@ const (
 	WeightedRouting  Feature = "weighted-routing"
 	HeaderRouting    Feature = "header-routing"
 	IngressGateway   Feature = "ingress-gateway"
+	Revisions        Feature = "revisions"
 	ConsistentHash   Feature = "consistent-hash"
+	OutlierEjection  Feature = "outlier-detection"
 	MultiCluster     Feature = "multi-cluster"
 	LocalityFailover Feature = "locality-failover"
 	MutualTLS        Feature = "mutual-tls"
@@ -104,32 +106,51 @@ func All() []Scenario {
 			Key: "sticky/by-cookie",
 			Run: balancing.Sticky,
 		},
+		{
+			ID:    "outlier",
+			Title: "Hosts that fail are taken out, and return",
+			Proves: "A DestinationRule's outlierDetection takes a host out after exactly as many errors as it says, at each proxy, for as long " +
+				"as it says, and nobody else; and with every host bad its cap and the panic rule hold.",
+			Area:      "balancing",
+			Features:  []Feature{OutlierEjection, IngressGateway},
+			Apps:      []string{"hello", "loadagent"},
+			Lab:       "one",
+			Isolation: Exclusive,
+			Budget:    map[lab.Profile]time.Duration{lab.Quick: 3 * time.Minute, lab.Nightly: 10 * time.Minute, lab.Soak: 2 * time.Hour},
+			Claims: []string{
+				"a host that answers 503 or 500, resets or hangs is out after exactly so many errors, by 5xx, gateway errors, local errors and the old consecutiveErrors",
+				"nobody else is taken out, and nobody for errors that do not count",
+				"a host is out for the base time, times how often it was lately, and returns in the sweep; traffic returns to it",
+				"faults of one host cost no more requests than their ejections explain",
+				"with every host bad: no panic, nothing is sent; panic, to all; never more out than the cap",
+				"the fault happened, as the pods' own counters and the clients agree",
+			},
+			Key: "ejected/answers-503/all-5xx",
+			Run: balancing.Outlier,
+		},
+		{
+			ID:    "upgrade",
+			Title: "Blue/green upgrade of the control plane under load",
+			Proves: "A mesh moves from one revision to the next, gateway and workloads one by one, back half-way and forward again, " +
+				"and its old revision is removed without a trace, while no request fails.",
+			Area:      "upgrade",
+			Features:  []Feature{Revisions, IngressGateway},
+			Lab:       "bare",
+			Isolation: Exclusive,
+			Budget:    map[lab.Profile]time.Duration{lab.Quick: 6 * time.Minute, lab.Nightly: 12 * time.Minute, lab.Soak: 12 * time.Minute},
+			Claims: []string{
+				"no request is lost from start to end",
+				"each workload is on the old revision before its restart and on the new one after it, by its connection and version",
+				"requests between the revisions are mutual TLS",
+				"removal of the old revision is refused while proxies use it",
+				"nothing is left of the old revision",
+				"the 99th percentile rises by a bounded amount",
+			},
+			Key: "lost",
+			Run: upgrade.Upgrade,
+		},
 		twoClusters("multicluster", "One mesh over two clusters on one network", "primary-remote"),
 		twoClusters("multicluster-two-networks", "One mesh over two clusters on two networks", "primary-remote-two-networks"),
-	}
-}
-
-// twoClusters is the shop over two clusters, in a lab of one network or of two.
-func twoClusters(id, title, file string) Scenario {
-	return Scenario{
-		ID: id, Title: title, Lab: file,
-		Proves: "A shop of ten services whose parts stand in two clusters works as one: calls find the other cluster by mutual TLS, fail over " +
-			"when the link is cut and return when it is healed, and go on without a control plane.",
-		Area:      "multicluster",
-		Features:  []Feature{MultiCluster, LocalityFailover, MutualTLS, IngressGateway},
-		Isolation: Exclusive,
-		Budget:    map[lab.Profile]time.Duration{lab.Quick: 4 * time.Minute, lab.Nightly: 10 * time.Minute, lab.Soak: time.Hour},
-		Claims: []string{
-			"visits of browse, cart and checkout work end to end, with parts in both clusters",
-			"calls are answered in the cluster that is preferred",
-			"a service that is made in one cluster answers from the other in time",
-			"with the link cut the copies in the other cluster take over, in time and with few failures, and hand back after it is healed",
-			"every byte on the link is TLS, by a capture; between networks only gateways and API servers are called",
-			"the proxies that are called saw mutual TLS from the right identities",
-			"nothing is lost without a control plane",
-		},
-		Key: "failover/time",
-		Run: multicluster.Boutique,
 	}
 }
 

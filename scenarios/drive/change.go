@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/meshproof/meshproof/reports/verdict"
@@ -32,6 +33,7 @@ func Apply(ctx context.Context, e *env.Env, rec *record.Recorder, name string, m
 	c := Change{Name: name, Applied: time.Now()}
 	c.Acked = c.Applied
 	var objects []workload.Object
+	var texts []string
 	for _, manifest := range manifests {
 		applied, err := e.Client.Apply(ctx, name, manifest)
 		if err != nil {
@@ -39,12 +41,13 @@ func Apply(ctx context.Context, e *env.Env, rec *record.Recorder, name string, m
 			return c
 		}
 		for _, o := range applied {
-			rec.Event(c.Applied, "apply", name, map[string]string{"object": o.String(), "generation": strconv.FormatInt(o.Generation, 10)})
+			texts = append(texts, fmt.Sprintf("%s generation %d", o, o.Generation))
 			if o.Generation > 0 { // Services and the like have none; no proxy acknowledges them
 				objects = append(objects, o)
 			}
 		}
 	}
+	rec.Event(c.Applied, "apply", name, map[string]string{"objects": strings.Join(texts, ", ")})
 	for _, o := range objects {
 		push, err := awaitLive(ctx, e, o)
 		if errors.Is(err, env.ErrNoControlPlane) {

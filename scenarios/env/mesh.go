@@ -113,6 +113,13 @@ func (e *Env) installMeshes(ctx context.Context, progress clusters.Progress) err
 	if err != nil {
 		return err
 	}
+	if e.Spec.Mesh.Deferred && driver.Name() != "none" {
+		progress(clusters.Event{Phase: phaseMesh, Detail: driver.Name() + ": left to the scenario", Done: true})
+		for _, s := range e.Sites {
+			s.Mesh = noMesh{}
+		}
+		return nil
+	}
 	progress(clusters.Event{Phase: phaseMesh, Detail: driver.Name() + " " + e.Version})
 	ctx, cancel := context.WithTimeoutCause(ctx, meshBudget, fmt.Errorf("not ready within %s", meshBudget))
 	defer cancel()

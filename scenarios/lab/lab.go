@@ -43,6 +43,8 @@ type Cluster struct {
 type Mesh struct {
 	Driver   string `json:"driver"`   // one of Drivers
 	Revision string `json:"revision"` // DNS label; "default" is the revision without a name
+	// Deferred leaves the installation to the scenario.
+	Deferred bool `json:"deferred,omitempty"`
 }
 
 // Profile is how long and how sharply scenarios look.

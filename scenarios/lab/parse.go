@@ -175,6 +175,7 @@ func (d *decoder) mesh(n *yaml.Node, at string, m *Mesh) {
 	d.mapping(n, at, map[string]func(*yaml.Node, string){
 		"driver":   func(n *yaml.Node, at string) { m.Driver = d.oneOf(n, at, Drivers()) },
 		"revision": func(n *yaml.Node, at string) { m.Revision = d.label(n, at) },
+		"deferred": func(n *yaml.Node, at string) { m.Deferred = d.oneOf(n, at, []string{"true", "false"}) == "true" },
 	})
 }
 

@@ -158,7 +158,10 @@ func (m *Metrics) TCPClosed(r *Record) {
 }
 
 func (m *Metrics) tcpSeries(r *Record) *tcpSeries {
-	k := tcpKey{direction: r.Direction, cluster: r.Cluster, mtls: r.MTLS, principal: r.PeerURI}
+	k := tcpKey{direction: r.Direction, cluster: r.Cluster, mtls: r.MTLS, principal: r.UpstreamURI}
+	if r.Direction == conf.Inbound {
+		k.principal = r.PeerURI
+	}
 	if r.Endpoint != nil {
 		k.endpoint = r.Endpoint.Workload
 	}

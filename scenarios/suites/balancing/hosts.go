@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"net"
 	"slices"
 	"strings"
 	"time"
@@ -110,7 +111,7 @@ func settle(ctx context.Context, e *env.Env, namespace string, proxies []proxy, 
 		if len(s.pods) != pods {
 			return s, fmt.Errorf("%d pods are Ready, not %d", len(s.pods), pods)
 		}
-		want := slices.Sorted(maps.Keys(s.pods))
+		want := ips(slices.Collect(maps.Keys(s.pods)))
 		for _, p := range proxies {
 			data, err := e.Client.Admin(ctx, p.namespace, p.pod, "/clusters")
 			if err != nil {
@@ -120,7 +121,7 @@ func settle(ctx context.Context, e *env.Env, namespace string, proxies []proxy, 
 			s.proxies[p.name] = hosts
 			for _, svc := range services {
 				name := clusterName(namespace, svc, "")
-				if got := slices.Sorted(slices.Values(hosts[name])); !slices.Equal(got, want) {
+				if got := ips(hosts[name]); !slices.Equal(got, want) {
 					return s, fmt.Errorf("the %s's proxy has %v in %s, not %v", p.name, got, name, want)
 				}
 			}
@@ -128,6 +129,17 @@ func settle(ctx context.Context, e *env.Env, namespace string, proxies []proxy, 
 		s.at = time.Now()
 		return s, nil
 	})
+}
+
+// ips are the addresses without their ports, sorted: Services may lead to different ports of the same pods.
+func ips(addresses []string) []string {
+	var out []string
+	for _, a := range addresses {
+		ip, _, _ := net.SplitHostPort(a)
+		out = append(out, ip)
+	}
+	slices.Sort(out)
+	return out
 }
 
 // clusterName is what Istio calls the cluster of a Service's port 8080.

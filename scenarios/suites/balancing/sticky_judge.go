@@ -104,7 +104,7 @@ func (s stickyService) text() string {
 	case s.by == byCookie && s.ttl == 0:
 		return "cookie of a browser session, " + s.table
 	case s.by == byCookie:
-		return fmt.Sprintf("cookie for %s, %s", s.ttl, s.table)
+		return fmt.Sprintf("cookie for %.0f s, %s", s.ttl.Seconds(), s.table)
 	case s.by == byHeader:
 		return "header, " + s.table
 	case s.by == byQuery:
@@ -322,7 +322,7 @@ func (run stickyRun) judgeDrift(s stickyService) verdict.Claim {
 // the session had one host until then is judged with the others.
 func (run stickyRun) judgeTTL(s stickyService) verdict.Claim {
 	c := verdict.Claim{
-		ID: "ttl/" + s.name, Statement: fmt.Sprintf("a cookie is kept for %s and then replaced", s.ttl), Statistic: "exact: time from one Set-Cookie to the next of a session",
+		ID: "ttl/" + s.name, Statement: fmt.Sprintf("a cookie is kept for %.0f s and then replaced", s.ttl.Seconds()), Statistic: "exact: time from one Set-Cookie to the next of a session",
 		Bound: "none earlier, nor without a new one later", Confounder: "a client that does not keep to Max-Age",
 	}
 	told := map[int]time.Time{}
