@@ -30,4 +30,3 @@ func twoClusters(id, title, file string) Scenario {
 		Run: multicluster.Boutique,
 	}
 }
-
