@@ -48,6 +48,13 @@ type Provider interface {
 	Check(ctx context.Context) []Check
 }
 
+// Measured is a Provider that knows what its labs take of this host.
+type Measured interface {
+	Provider
+	// Memory is the proportional set size of all processes of a lab in bytes: each page counts once, divided by who shares it.
+	Memory(ctx context.Context, lab string) (uint64, error)
+}
+
 // Lab is a set of clusters that share a network.
 type Lab interface {
 	Name() string
@@ -101,6 +108,30 @@ type Cluster interface {
 	// Forward listens on a free port of 127.0.0.1 and carries connections to addr as DialContext would, until ctx ends
 	// or the closer is closed. It returns the address it listens on.
 	Forward(ctx context.Context, addr string) (local string, stop io.Closer, err error)
+}
+
+// Balanced is a Cluster that has load balancers of its own and a port of 127.0.0.1 for each of their TCP ports.
+type Balanced interface {
+	Cluster
+	// LoadBalancers lists the Services of type LoadBalancer that have an address, by name.
+	LoadBalancers() ([]LoadBalancer, error)
+}
+
+// LoadBalancer is a Service of type LoadBalancer that has an address.
+type LoadBalancer struct {
+	Namespace string             `json:"namespace"`
+	Service   string             `json:"service"`
+	IP        string             `json:"ip"` // reachable from the whole lab
+	Ports     []LoadBalancerPort `json:"ports"`
+}
+
+// LoadBalancerPort is one port of a LoadBalancer.
+type LoadBalancerPort struct {
+	Name     string `json:"name,omitempty"`
+	Port     int32  `json:"port"`
+	Protocol string `json:"protocol"`
+	// Local is the address on this host that leads here, the same as long as the lab lives. Empty where the protocol is not TCP.
+	Local string `json:"local,omitempty"`
 }
 
 // Status is a row of `meshproof status`.

@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/net/http/httpguts"
@@ -41,6 +42,10 @@ type Profile struct {
 	SessionHeader string `json:"sessionHeader,omitempty"`
 	SessionQuery  string `json:"sessionQuery,omitempty"`
 
+	// Pages are what each session asks for, one after another and then over again: request n is page (n div Sessions) mod their
+	// number. Without pages all requests are alike.
+	Pages []Page `json:"pages,omitempty"`
+
 	// Timeout bounds a request from its actual send to the end of its answer. DefaultTimeout if 0.
 	Timeout time.Duration `json:"timeout,omitempty"`
 	// MaxWorkers bounds the requests in flight. When it is reached requests leave late, and Result.Lateness shows it.
@@ -55,6 +60,53 @@ type Profile struct {
 	// ExpectApp is the app that must have answered; any if empty. ExpectBody must be part of the body.
 	ExpectApp  string `json:"expectApp,omitempty"`
 	ExpectBody string `json:"expectBody,omitempty"`
+}
+
+// Page is one kind of request of a Profile. Its fields stand in place of the profile's fields of the same name.
+type Page struct {
+	Method     string      `json:"method,omitempty"` // GET if empty
+	Path       string      `json:"path"`             // and query, in place of that of the URL
+	Header     http.Header `json:"header,omitempty"` // beside the profile's
+	Body       []byte      `json:"body,omitempty"`
+	Accept     []int       `json:"accept,omitempty"`
+	Attribute  string      `json:"attribute,omitempty"`
+	ExpectBody string      `json:"expectBody,omitempty"`
+}
+
+// Page is the number of the page that request seq asks for, from 0; 0 if there are none.
+func (p Profile) Page(seq uint64) int {
+	if len(p.Pages) == 0 {
+		return 0
+	}
+	return int(seq / uint64(p.Sessions) % uint64(len(p.Pages)))
+}
+
+// OfPage is the profile of the requests for one page; p itself if it has no pages.
+func (p Profile) OfPage(n int) (Profile, error) {
+	if len(p.Pages) == 0 {
+		return p, nil
+	}
+	page := p.Pages[n]
+	u, err := url.Parse(p.URL)
+	if err != nil {
+		return p, err
+	}
+	if u, err = u.Parse(page.Path); err != nil {
+		return p, err
+	}
+	out := p
+	out.Pages, out.URL, out.Method, out.Body = nil, u.String(), page.Method, page.Body
+	out.Accept, out.Attribute, out.ExpectBody = page.Accept, page.Attribute, page.ExpectBody
+	if len(page.Header) > 0 {
+		out.Header = p.Header.Clone()
+		if out.Header == nil {
+			out.Header = http.Header{}
+		}
+		for name, values := range page.Header {
+			out.Header[http.CanonicalHeaderKey(name)] = values
+		}
+	}
+	return out.WithDefaults(), nil
 }
 
 // SessionName is what session number n, from 1, calls itself in SessionHeader and SessionQuery.
@@ -132,6 +184,7 @@ func (p Profile) Validate() error {
 	}
 	p.validateSchedule(bad)
 	p.validateSessions(bad)
+	p.validatePages(bad)
 	if p.Timeout < 0 {
 		bad("timeout", "%s is negative", p.Timeout)
 	}
@@ -144,6 +197,32 @@ func (p Profile) Validate() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+func (p Profile) validatePages(bad func(field, format string, args ...any)) {
+	if len(p.Pages) == 0 {
+		return
+	}
+	if p.Sessions <= 0 {
+		bad("pages", "have no meaning without sessions, which go from one to the next")
+		return
+	}
+	if p.Method != "" && p.Method != http.MethodGet || len(p.Body) > 0 || len(p.Accept) > 0 || p.Attribute != "" || p.ExpectBody != "" {
+		bad("pages", "cannot stand beside method, body, accept, attribute and expectBody: each page has its own")
+	}
+	for i := range p.Pages {
+		if !strings.HasPrefix(p.Pages[i].Path, "/") || strings.HasPrefix(p.Pages[i].Path, "//") {
+			bad(fmt.Sprintf("pages[%d].path", i), "%q is not a path; write /path?query", p.Pages[i].Path)
+			continue
+		}
+		page, err := p.OfPage(i)
+		if err == nil {
+			err = page.Validate()
+		}
+		if err != nil {
+			bad(fmt.Sprintf("pages[%d]", i), "%w", err)
+		}
+	}
 }
 
 func (p Profile) validateSessions(bad func(field, format string, args ...any)) {

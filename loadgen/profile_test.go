@@ -31,6 +31,11 @@ func TestValidate(t *testing.T) {
 		{"relative address", func(p *loadgen.Profile) { p.URL = "127.0.0.1/x" }, []string{`url: "127.0.0.1/x" is not absolute`}},
 		{"foreign scheme", func(p *loadgen.Profile) { p.URL = "ftp://x" }, []string{"url: "}},
 		{"broken address", func(p *loadgen.Profile) { p.URL = "http://[::1" }, []string{"url: "}},
+		{"pages without sessions", func(p *loadgen.Profile) { p.Pages = []loadgen.Page{{Path: "/"}} }, []string{"pages: have no meaning without sessions"}},
+		{"a bad page", func(p *loadgen.Profile) {
+			p.Sessions, p.ExpectBody = 2, "x"
+			p.Pages = []loadgen.Page{{Path: "cart"}, {Path: "/", Method: "GE T", Accept: []int{7}}}
+		}, []string{"pages: cannot stand beside", `pages[0].path: "cart" is not a path`, `pages[1]: profile`, `"GE T"`, "7 is not an HTTP status"}},
 		{"bad method", func(p *loadgen.Profile) { p.Method = "GE T" }, []string{`method: "GE T"`}},
 		{"tunnel", func(p *loadgen.Profile) { p.Method = "CONNECT" }, []string{"method: "}},
 		{"no rate", func(p *loadgen.Profile) { p.Rate = 0 }, []string{"rate: 0 is not a rate"}},

@@ -58,6 +58,7 @@ func Run(t *testing.T, p clusters.Provider, lab string, nodes int, left func() [
 		{"run pods", s.pods},
 		{"service by address and name", s.service},
 		{"node port", s.nodePort},
+		{"load balancer", s.balancer},
 		{"forward", s.forward},
 		{"no way out", s.noWayOut},
 		{"exec", s.exec},

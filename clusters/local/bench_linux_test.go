@@ -1,12 +1,12 @@
 package local
 
 import (
-	"bufio"
 	"context"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -27,23 +27,36 @@ func downAtEnd(b *testing.B, p *Provider, lab string) {
 }
 
 // BenchmarkUpDown measures a one-node cluster from nothing to API, node and DNS ready, the parts of that, and its removal.
-func BenchmarkUpDown(b *testing.B) {
+func BenchmarkUpDown(b *testing.B) { benchUpDown(b, one("bench")) }
+
+// BenchmarkUpDownTwo does so with a lab of two one-node clusters on networks of their own.
+func BenchmarkUpDownTwo(b *testing.B) { benchUpDown(b, two("bench-two")) }
+
+func benchUpDown(b *testing.B, spec clusters.Spec) {
 	p := testProvider(b)
 	var downs time.Duration
-	downAtEnd(b, p, "bench")
-	steps := map[string]time.Duration{}
+	downAtEnd(b, p, spec.Lab)
+	steps := map[string]time.Duration{} // when the last cluster was there
 	for b.Loop() {
 		start := time.Now()
-		_, err := p.Up(b.Context(), one("bench"), func(e clusters.Event) {
-			if name, _, ok := strings.Cut(strings.TrimPrefix(e.Detail, "one: "), " ready after"); ok {
-				steps[name] += time.Since(start)
+		var mu sync.Mutex
+		latest := map[string]time.Duration{}
+		_, err := p.Up(b.Context(), spec, func(e clusters.Event) {
+			_, text, _ := strings.Cut(e.Detail, ": ")
+			if name, _, ok := strings.Cut(text, " ready after"); ok {
+				mu.Lock()
+				defer mu.Unlock()
+				latest[name] = time.Since(start)
 			}
 		})
 		if err != nil {
 			b.Fatal(err)
 		}
+		for name, d := range latest {
+			steps[name] += d
+		}
 		start = time.Now()
-		if err := p.Down(b.Context(), "bench"); err != nil {
+		if err := p.Down(b.Context(), spec.Lab); err != nil {
 			b.Fatal(err)
 		}
 		downs += time.Since(start)
@@ -104,11 +117,17 @@ func BenchmarkFirstPod(b *testing.B) {
 
 // BenchmarkAtRest reports the memory of all processes of a one-node cluster that has had nothing to do for 25 s: the sum of
 // proportional set sizes, and of it the anonymous pages. The time per operation means nothing here.
-func BenchmarkAtRest(b *testing.B) {
+func BenchmarkAtRest(b *testing.B) { benchAtRest(b, one("bench-rest")) }
+
+// BenchmarkAtRestTwo does so with a lab of two one-node clusters.
+func BenchmarkAtRestTwo(b *testing.B) { benchAtRest(b, two("bench-rest-two")) }
+
+func benchAtRest(b *testing.B, spec clusters.Spec) {
 	p := testProvider(b)
-	downAtEnd(b, p, "bench-rest")
+	downAtEnd(b, p, spec.Lab)
+	const mib = 1 << 20
 	for b.Loop() {
-		l, err := p.Up(b.Context(), one("bench-rest"), nil)
+		l, err := p.Up(b.Context(), spec, nil)
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -120,13 +139,17 @@ func BenchmarkAtRest(b *testing.B) {
 		}
 		var pss, anon float64
 		for _, pid := range pids {
-			m := rollup(b, pid)
-			pss, anon = pss+m["Pss"], anon+m["Pss_Anon"]
-			b.Logf("%-24s PSS %6.1f MiB, anonymous %6.1f MiB", commandOf(pid), m["Pss"], m["Pss_Anon"])
+			m, err := memoryOf(pid)
+			if err != nil {
+				b.Fatal(err)
+			}
+			p, a := float64(m["Pss"])/mib, float64(m["Pss_Anon"])/mib
+			pss, anon = pss+p, anon+a
+			b.Logf("%-24s PSS %6.1f MiB, anonymous %6.1f MiB", commandOf(pid), p, a)
 		}
 		b.ReportMetric(pss, "PSS-MiB")
 		b.ReportMetric(anon, "anon-MiB")
-		if err := p.Down(b.Context(), "bench-rest"); err != nil {
+		if err := p.Down(b.Context(), spec.Lab); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -136,25 +159,4 @@ func commandOf(pid int) string {
 	line, _ := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cmdline"))
 	name, _, _ := strings.Cut(string(line), "\x00")
 	return filepath.Base(name)
-}
-
-// rollup returns the sizes of /proc/PID/smaps_rollup in MiB.
-func rollup(b *testing.B, pid int) map[string]float64 {
-	b.Helper()
-	f, err := os.Open(filepath.Join("/proc", strconv.Itoa(pid), "smaps_rollup"))
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer f.Close() // read only
-	out := map[string]float64{}
-	for s := bufio.NewScanner(f); s.Scan(); {
-		if w := strings.Fields(s.Text()); len(w) == 3 && w[2] == "kB" {
-			kb, err := strconv.ParseFloat(w[1], 64)
-			if err != nil {
-				b.Fatal(err)
-			}
-			out[strings.TrimSuffix(w[0], ":")] = kb / 1024
-		}
-	}
-	return out
 }

@@ -107,6 +107,10 @@ func one(lab string) clusters.Spec {
 	return clusters.Spec{Lab: lab, Clusters: []clusters.ClusterSpec{{Name: "one", Nodes: 1}}}
 }
 
+func two(lab string) clusters.Spec {
+	return clusters.Spec{Lab: lab, Clusters: []clusters.ClusterSpec{{Name: "one"}, {Name: "two", Network: "network2"}}}
+}
+
 func up(t testing.TB, p *Provider, spec clusters.Spec) *lab {
 	t.Helper()
 	t.Cleanup(func() {
@@ -130,4 +134,9 @@ func TestSuite(t *testing.T) {
 			clustertest.Run(t, p, name, nodes, func() []string { return leftovers(t, p, name) })
 		})
 	}
+}
+
+func TestNetworks(t *testing.T) {
+	p := testProvider(t)
+	clustertest.RunNetworks(t, p, "nets", func(lab string) []string { return leftovers(t, p, lab) })
 }

@@ -24,7 +24,8 @@ import (
 // The keeper lives in the lab's outer network namespace and owns the nodes: each holds the read end of a pipe whose write
 // end only the keeper has, and dies with it. Its API listeners were made by Up in the host's namespace and handed down.
 
-// startKeeper starts the keeper, detached from this process's session, with the listeners as its descriptors 4, 5, ... The
+// startKeeper starts the keeper, detached from this process's session, with this network namespace as its descriptor 4 and the
+// listeners as 5, 6, ... The
 // keeper does nothing before it is in the lab's cgroup and its name is written down, and ends if we die before that: there is
 // no moment at which Down could miss it.
 func startKeeper(st *labState, listeners []*os.File) (process, error) {
@@ -36,6 +37,11 @@ func startKeeper(st *labState, listeners []*os.File) (process, error) {
 	if err := makeCgroup(st.CGroup + "/keeper"); err != nil {
 		return process{}, err
 	}
+	home, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		return process{}, err
+	}
+	defer home.Close() // the keeper has its own copy
 	r, w, err := os.Pipe()
 	if err != nil {
 		return process{}, err
@@ -43,7 +49,7 @@ func startKeeper(st *labState, listeners []*os.File) (process, error) {
 	defer w.Close() // its end is the message
 	cmd := &exec.Cmd{
 		Path: "/proc/self/exe", Args: []string{keeperName, st.dir}, Dir: "/", Env: append(baseEnv(), "GOGC=50"),
-		Stdout: logFile, Stderr: logFile, ExtraFiles: append([]*os.File{r}, listeners...),
+		Stdout: logFile, Stderr: logFile, ExtraFiles: append([]*os.File{r, home}, listeners...),
 		SysProcAttr: &syscall.SysProcAttr{Setsid: true, Cloneflags: unix.CLONE_NEWNET},
 	}
 	err = errors.Join(cmd.Start(), r.Close())
@@ -94,7 +100,9 @@ func runKeeper(labDir string) error {
 		return err
 	}
 	wg.Go(func() { serveControl(ctx, control, controlHandler(links)) })
-	fd := uintptr(4)
+	home := os.NewFile(4, "host network")
+	defer home.Close() // read only
+	fd := uintptr(5)
 	for i := range st.Clusters {
 		c := &st.Clusters[i]
 		l, err := net.FileListener(os.NewFile(fd, c.Name))
@@ -104,6 +112,7 @@ func runKeeper(labDir string) error {
 		fd++
 		defer context.AfterFunc(ctx, func() { _ = l.Close() })()
 		wg.Go(func() { forward(ctx, l, fmt.Sprintf("%s:%d", c.Nodes[0].IP, apiPort), dialDirect) })
+		wg.Go(func() { balance(ctx, c, fab, home) })
 		for j := range c.Nodes {
 			if err := startNode(st, c, &c.Nodes[j], fab, &wg); err != nil {
 				stop()

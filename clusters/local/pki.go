@@ -174,6 +174,7 @@ func writePKI(c *clusterState) error {
 		{filepath.Join(dir, "scheduler.conf"), inside, subject{cn: "system:kube-scheduler"}},
 		{filepath.Join(dir, "proxy.conf"), inside, subject{cn: "system:kube-proxy"}},
 		{filepath.Join(dir, "coredns.conf"), inside, subject{cn: "meshproof:coredns", orgs: []string{"system:masters"}}},
+		{filepath.Join(dir, "load-balancer.conf"), inside, subject{cn: "meshproof:load-balancer", orgs: []string{"system:masters"}}},
 		{c.kubeconfig(), "https://" + c.APIAddr, subject{cn: "meshproof:admin", orgs: []string{"system:masters"}}},
 	}
 	for _, n := range c.Nodes {

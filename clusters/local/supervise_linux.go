@@ -56,7 +56,7 @@ func (s *supervisor) run(list []component) {
 		}
 		starting.Go(func() {
 			for _, a := range c.After {
-				waitFor(a)
+				waitFor(context.Background(), a) // ends with the process
 			}
 			if err := s.start(c); err != nil {
 				s.fail(c, err.Error())
@@ -169,22 +169,27 @@ func tail(path string) []string {
 	return all[max(0, len(all)-lines):]
 }
 
-// waitFor returns when the thing answers. It has no deadline: whoever waits for the lab has one, and a component that this
-// waits for in vain has been reported.
-func waitFor(what string) {
+// waitFor returns when the thing answers, or ctx ends. It has no deadline of its own: whoever waits for the lab has one, and a
+// component that this waits for in vain has been reported.
+func waitFor(ctx context.Context, what string) {
 	client := &http.Client{Timeout: time.Second, Transport: &http.Transport{
 		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true, // liveness, nothing is believed
 	}}
 	tick := time.NewTicker(15 * time.Millisecond)
 	defer tick.Stop()
-	for ; !answers(client, what); <-tick.C {
+	for !answers(ctx, client, what) {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
 	}
 }
 
-func answers(client *http.Client, what string) bool {
+func answers(ctx context.Context, client *http.Client, what string) bool {
 	kind, addr, _ := strings.Cut(what, ":")
 	if kind == "https" {
-		req, err := http.NewRequestWithContext(context.Background(), http.MethodGet, "https://"+addr, nil)
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+addr, nil)
 		if err != nil {
 			return false
 		}
@@ -196,7 +201,7 @@ func answers(client *http.Client, what string) bool {
 		return res.StatusCode == http.StatusOK
 	}
 	d := net.Dialer{Timeout: time.Second}
-	conn, err := d.DialContext(context.Background(), kind, addr)
+	conn, err := d.DialContext(ctx, kind, addr)
 	if err != nil {
 		return false
 	}

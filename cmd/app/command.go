@@ -31,7 +31,7 @@ func newCommand(getenv func(string) string, hostname func() (string, error)) *co
 	var o options
 	root := &cobra.Command{
 		Use:           "app",
-		Short:         "Fixture apps: the Bookinfo services and hello",
+		Short:         "Fixture apps: Bookinfo, the boutique and hello",
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
@@ -54,6 +54,19 @@ func newCommand(getenv func(string) string, hostname func() (string, error)) *co
 	flags.DurationVar(&o.shutdown.Drain, "drain", 3*time.Second, "how long to serve on after SIGTERM, unready")
 	flags.DurationVar(&o.shutdown.Finish, "finish", 15*time.Second, "how long requests in flight may take after that")
 
+	identify := func(app string) (options, error) {
+		o := o
+		o.id.App, o.id.Cluster = app, o.cluster
+		if o.id.Pod == "" {
+			name, err := hostname()
+			if err != nil {
+				return o, fmt.Errorf("no --pod given and the host has no name: %w", err)
+			}
+			o.id.Pod = name
+		}
+		return o, nil
+	}
+	addBoutique(root, env, identify)
 	for _, role := range []struct {
 		name, short string
 		build       func(options) (http.Handler, error)
@@ -81,14 +94,9 @@ func newCommand(getenv func(string) string, hostname func() (string, error)) *co
 			Short: role.short,
 			Args:  cobra.NoArgs,
 			RunE: func(cmd *cobra.Command, _ []string) error {
-				o := o
-				o.id.App, o.id.Cluster = role.name, o.cluster
-				if o.id.Pod == "" {
-					name, err := hostname()
-					if err != nil {
-						return fmt.Errorf("no --pod given and the host has no name: %w", err)
-					}
-					o.id.Pod = name
+				o, err := identify(role.name)
+				if err != nil {
+					return err
 				}
 				app, err := role.build(o)
 				if err != nil {

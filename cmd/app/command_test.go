@@ -165,6 +165,8 @@ func TestBadFlags(t *testing.T) {
 		{[]string{"productpage", "--details", "details:9080"}, `address of details: "details:9080"`},
 		{[]string{"hello", "--listen", "nonsense"}, "listen on nonsense"},
 		{[]string{"shop"}, `unknown command "shop"`},
+		{[]string{"frontend", "--cart", "cartservice"}, `--cart: "cartservice" is not of the form host:port`},
+		{[]string{"cartservice", "--listen", "127.0.0.1:0", "--health", "nonsense"}, "listen on nonsense"},
 	} {
 		t.Run(fmt.Sprint(test.args), func(t *testing.T) {
 			cmd := newCommand(func(string) string { return "" }, func() (string, error) { return "testhost", nil })

@@ -25,6 +25,6 @@ func main() {
 
 func command() *cobra.Command {
 	root := &cobra.Command{Use: "meshd", Short: "Control plane of the bundled mesh", Version: version.Version, SilenceUsage: true, SilenceErrors: true}
-	root.AddCommand(discoveryCommand())
+	root.AddCommand(discoveryCommand(), operatorCommand())
 	return root
 }

@@ -43,7 +43,7 @@ var errTimeout = errors.New("no whole answer in time")
 type exchanger struct {
 	profile   loadgen.Profile
 	verify    func(*http.Response, []byte) error
-	prototype *http.Request // shared by all requests, never changed
+	pages     []page // what requests ask for; one if all are alike
 	transport *http.Transport
 	fresh     *http.Transport // a connection for each request: how a session that has no cookie yet arrives
 	sessions  *sessions       // or nil
@@ -57,10 +57,16 @@ type exchanger struct {
 	results map[uint64]loadgen.Result
 }
 
-func newExchanger(run context.Context, p loadgen.Profile, o Options) (*exchanger, error) {
+// page is one kind of request.
+type page struct {
+	profile   loadgen.Profile
+	prototype *http.Request // shared by all its requests, never changed
+}
+
+func newPage(p loadgen.Profile) (page, error) {
 	prototype, err := http.NewRequest(p.Method, p.URL, nil)
 	if err != nil {
-		return nil, fmt.Errorf("profile %q: %w", p.Name, err)
+		return page{}, err
 	}
 	prototype.Host = p.Host
 	for name, values := range p.Header {
@@ -69,13 +75,29 @@ func newExchanger(run context.Context, p loadgen.Profile, o Options) (*exchanger
 	if _, ok := prototype.Header["User-Agent"]; !ok {
 		prototype.Header.Set("User-Agent", "meshproof-load")
 	}
+	return page{profile: p, prototype: prototype}, nil
+}
+
+func newExchanger(run context.Context, p loadgen.Profile, o Options) (*exchanger, error) {
+	var pages []page
+	for i := range max(1, len(p.Pages)) {
+		of, err := p.OfPage(i)
+		if err != nil {
+			return nil, fmt.Errorf("profile %q: %w", p.Name, err)
+		}
+		one, err := newPage(of)
+		if err != nil {
+			return nil, fmt.Errorf("profile %q: %w", p.Name, err)
+		}
+		pages = append(pages, one)
+	}
 	sessions, err := newSessions(p)
 	if err != nil {
 		return nil, fmt.Errorf("profile %q: %w", p.Name, err)
 	}
 	dialRun, undial := context.WithCancel(context.WithoutCancel(run))
 	x := &exchanger{
-		profile: p, verify: o.Verify, prototype: prototype, sessions: sessions, run: run, undial: undial,
+		profile: p, verify: o.Verify, pages: pages, sessions: sessions, run: run, undial: undial,
 		results: make(map[uint64]loadgen.Result),
 	}
 	dial := o.DialContext
@@ -130,8 +152,9 @@ func (x *exchanger) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, fmt.Errorf("vegeta's request number: %w", err)
 	}
-	result := loadgen.Result{Seq: seq, Stream: x.profile.Name, Sent: x.now(), Class: loadgen.OK, BytesOut: uint64(len(x.profile.Body))}
-	if err := x.exchange(&result); err != nil && len(err.Error()) > 0 {
+	asked := x.pages[x.profile.Page(seq)]
+	result := loadgen.Result{Seq: seq, Stream: x.profile.Name, Sent: x.now(), Class: loadgen.OK, BytesOut: uint64(len(asked.profile.Body))}
+	if err := x.exchange(asked, &result); err != nil && len(err.Error()) > 0 {
 		result.Err = clip(err.Error())
 	}
 	x.mu.Lock()
@@ -142,14 +165,14 @@ func (x *exchanger) RoundTrip(req *http.Request) (*http.Response, error) {
 
 // exchange makes one request and fills in everything but Seq, Stream and the times before it. The error is the text behind a
 // class other than OK.
-func (x *exchanger) exchange(r *loadgen.Result) error {
+func (x *exchanger) exchange(asked page, r *loadgen.Result) error {
 	ctx, cancel := context.WithTimeoutCause(x.run, x.profile.Timeout, errTimeout)
 	defer cancel()
 	var connections atomic.Int32
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GotConn: func(httptrace.GotConnInfo) { connections.Add(1) },
 	})
-	req, transport := x.request(ctx), x.transport
+	req, transport := asked.request(ctx), x.transport
 	if x.sessions != nil {
 		req.Header, req.URL = req.Header.Clone(), cloneURL(req.URL)
 		r.Session = x.sessions.of(r.Seq)
@@ -164,10 +187,10 @@ func (x *exchanger) exchange(r *loadgen.Result) error {
 		return err
 	}
 	r.Code = resp.StatusCode
-	by := attribute(resp.Header, x.profile.Attribute)
+	by := attribute(resp.Header, asked.profile.Attribute)
 	r.App, r.Version, r.Pod, r.Cluster = by.app, by.version, by.pod, by.cluster
 	if x.sessions != nil {
-		r.SetCookie = x.sessions.keep(resp, r.Session)
+		r.SetCookie = x.sessions.keep(req, resp, r.Session)
 	}
 	body, n, err := readBody(resp.Body)
 	r.Done = x.now()
@@ -180,11 +203,11 @@ func (x *exchanger) exchange(r *loadgen.Result) error {
 		r.Class = loadgen.Reset
 		return errors.New("answered only when net/http sent it again on another connection")
 	}
-	if !x.profile.Accepts(r.Code) {
+	if !asked.profile.Accepts(r.Code) {
 		r.Class = loadgen.Status
 		return errors.New(resp.Status)
 	}
-	if err := x.check(resp, body); err != nil {
+	if err := x.check(asked.profile, resp, body); err != nil {
 		r.Class = loadgen.Mismatch
 		return err
 	}
@@ -194,12 +217,12 @@ func (x *exchanger) exchange(r *loadgen.Result) error {
 // request is a copy of the prototype that net/http cannot replay, because it has a body and no way to get it again. Methods
 // that usually carry none get an empty one; named "identity", it leaves no trace in what is sent. For the others net/http
 // would have to say "Content-Length: 0", which it does only of a request without a body.
-func (x *exchanger) request(ctx context.Context) *http.Request {
-	req := x.prototype.WithContext(ctx)
-	switch {
-	case len(x.profile.Body) > 0:
-		req.Body = io.NopCloser(bytes.NewReader(x.profile.Body))
-		req.ContentLength = int64(len(x.profile.Body))
+func (p page) request(ctx context.Context) *http.Request {
+	req := p.prototype.WithContext(ctx)
+	switch body := p.profile.Body; {
+	case len(body) > 0:
+		req.Body = io.NopCloser(bytes.NewReader(body))
+		req.ContentLength = int64(len(body))
 	case req.Method == http.MethodGet, req.Method == http.MethodHead, req.Method == http.MethodDelete, req.Method == http.MethodOptions:
 		req.Body = io.NopCloser(strings.NewReader(""))
 		req.TransferEncoding = []string{"identity"}
@@ -212,19 +235,19 @@ func cloneURL(u *url.URL) *url.URL {
 	return &c
 }
 
-func (x *exchanger) check(resp *http.Response, body []byte) error {
-	if want, got := x.profile.ExpectApp, resp.Header.Get(headerApp); want != "" && got != want {
+func (x *exchanger) check(p loadgen.Profile, resp *http.Response, body []byte) error {
+	if want, got := p.ExpectApp, resp.Header.Get(headerApp); want != "" && got != want {
 		return fmt.Errorf("answered by app %q, not %q", got, want)
 	}
 	if failed := resp.Header.Get(headerFailed); failed != "" {
 		return fmt.Errorf("the answer lacks what a call below should have given: %s", failed)
 	}
-	if below := x.profile.Attribute; below != "" {
+	if below := p.Attribute; below != "" {
 		if attribute(resp.Header, below).app == "" {
 			return fmt.Errorf("the answer was made without app %q", below)
 		}
 	}
-	if want := x.profile.ExpectBody; want != "" && !bytes.Contains(body, []byte(want)) {
+	if want := p.ExpectBody; want != "" && !bytes.Contains(body, []byte(want)) {
 		return fmt.Errorf("the body lacks %q", want)
 	}
 	if x.verify != nil {

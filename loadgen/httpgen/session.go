@@ -47,6 +47,13 @@ func (s *sessions) of(seq uint64) int {
 	return int(seq%uint64(len(s.jars))) + 1
 }
 
+// at is where a browser would know to be with req.
+func (s *sessions) at(req *http.Request) *url.URL {
+	u := *s.url
+	u.Path, u.RawPath = req.URL.Path, req.URL.RawPath
+	return &u
+}
+
 // prepare makes req one of the session: its name, and the cookies that its jar holds for the URL by now. req must not share its
 // header or URL. It returns the Cookie header.
 func (s *sessions) prepare(req *http.Request, session int) string {
@@ -61,18 +68,18 @@ func (s *sessions) prepare(req *http.Request, session int) string {
 		}
 		req.URL.RawQuery = q
 	}
-	for _, c := range s.jars[session-1].Cookies(s.url) {
+	for _, c := range s.jars[session-1].Cookies(s.at(req)) {
 		req.AddCookie(c)
 	}
 	return req.Header.Get("Cookie")
 }
 
 // keep stores what the answer sets, and returns it, one Set-Cookie a line.
-func (s *sessions) keep(resp *http.Response, session int) string {
+func (s *sessions) keep(req *http.Request, resp *http.Response, session int) string {
 	set := resp.Header.Values("Set-Cookie")
 	if len(set) == 0 {
 		return ""
 	}
-	s.jars[session-1].SetCookies(s.url, resp.Cookies())
+	s.jars[session-1].SetCookies(s.at(req), resp.Cookies())
 	return clip(strings.Join(set, "\n"))
 }

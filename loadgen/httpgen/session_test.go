@@ -126,3 +126,56 @@ func TestBadSessions(t *testing.T) {
 		}
 	}
 }
+
+// Each session goes from page to page in order, each at its own time, and takes its cookies along to those that they are for.
+func TestPages(t *testing.T) {
+	var (
+		mu   sync.Mutex
+		seen = map[string][]string{}
+	)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if err := r.ParseForm(); err != nil {
+			t.Error(err)
+		}
+		user := r.Header.Get("X-User")
+		mu.Lock()
+		seen[user] = append(seen[user], fmt.Sprintf("%s %s %s cookies=%q", r.Method, r.URL.Path, r.Form.Encode(), r.Header.Get("Cookie")))
+		mu.Unlock()
+		switch r.URL.Path {
+		case "/":
+			http.SetCookie(w, &http.Cookie{Name: "cart", Value: user, Path: "/cart"})
+			w.Header().Set("X-Meshproof-Via", "catalog/v1/c-1/east")
+		case "/cart":
+			w.WriteHeader(http.StatusSeeOther)
+		case "/cart/pay":
+			fmt.Fprint(w, "paid")
+		}
+	}))
+	defer server.Close()
+	p := loadgen.Profile{
+		Name: "shop", URL: server.URL, Rate: 40, Duration: 150 * time.Millisecond, Sessions: 2, SessionHeader: "x-user", Header: http.Header{"A": {"b"}},
+		Pages: []loadgen.Page{
+			{Path: "/?q=mug", Attribute: "catalog"},
+			{
+				Method: "POST", Path: "/cart", Body: []byte("id=mug"), Header: http.Header{"Content-Type": {"application/x-www-form-urlencoded"}},
+				Accept: []int{303},
+			},
+			{Path: "/cart/pay", ExpectBody: "paid"},
+		},
+	}
+	results := generate(t, p, httpgen.Options{})
+	if len(results) != 6 {
+		t.Fatalf("%d results", len(results))
+	}
+	for _, r := range results {
+		if r.Class != loadgen.OK || p.Page(r.Seq) != int(r.Seq)/2 || (r.Cluster == "east") != (r.Seq < 2) {
+			t.Errorf("%+v", r)
+		}
+	}
+	for _, user := range []string{"session-1", "session-2"} {
+		want := []string{`GET / q=mug cookies=""`, `POST /cart id=mug cookies="cart=` + user + `"`, `GET /cart/pay  cookies="cart=` + user + `"`}
+		if got := seen[user]; strings.Join(got, "\n") != strings.Join(want, "\n") {
+			t.Errorf("%s went %q, want %q", user, got, want)
+		}
+	}
+}

@@ -2,9 +2,12 @@ package install
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"golang.org/x/sync/errgroup"
@@ -44,7 +47,15 @@ func (Bundled) Install(ctx context.Context, cfg *rest.Config, opts Options) erro
 		return fmt.Errorf("install base: %w", err)
 	}
 	// istiod is made while the API server establishes the definitions: its image start takes longer.
-	if err := c.applyAll(ctx, append([]runtime.Object{rootNamespace(o)}, controlPlane(o)...)); err != nil {
+	objs := append([]runtime.Object{rootNamespace(o)}, controlPlane(o)...)
+	if o.Profile == "remote" {
+		// What the namespace says lets the primary begin; by then it must have the rights that it needs.
+		if err := c.ensureNamespace(ctx, o.Namespace); err != nil {
+			return fmt.Errorf("install istiod-remote: %w", err)
+		}
+		objs = append(controlPlane(o), rootNamespace(o))
+	}
+	if err := c.applyAll(ctx, objs); err != nil {
 		return fmt.Errorf("install istiod: %w", err)
 	}
 	if err := established(ctx); err != nil {
@@ -87,8 +98,23 @@ func (Bundled) Install(ctx context.Context, cfg *rest.Config, opts Options) erro
 	if err := c.prune(ctx, o); err != nil {
 		return fmt.Errorf("install: remove what is not asked for any more: %w", err)
 	}
+	if o.autoscaled() && !c.measured(ctx) {
+		o.Progress("autoscalers", "keep their minimum: this cluster has no metrics server")
+	}
 	o.Progress("complete", "revision "+o.Revision)
 	return nil
+}
+
+// autoscaled tells whether any component has an autoscaler.
+func (o Options) autoscaled() bool {
+	return o.Pilot.Autoscale != nil && controls(o.Profile) || slices.ContainsFunc(o.Gateways, func(g Gateway) bool { return g.Workload.Autoscale != nil })
+}
+
+// measured tells whether somebody in the cluster serves what autoscalers go by. An API server that does not say counts as yes:
+// nothing hangs on it but a remark.
+func (c *client) measured(ctx context.Context) bool {
+	_, err := c.core.RESTClient().Get().AbsPath("/apis/metrics.k8s.io").DoRaw(ctx)
+	return !apierrors.IsNotFound(err)
 }
 
 // startGateways makes the gateways. A gateway pod that starts before its root certificate is there waits for kubelet's next
@@ -185,7 +211,7 @@ func (c *client) definitions(ctx context.Context) (wait func(context.Context) er
 	var g errgroup.Group
 	g.SetLimit(8)
 	for _, d := range crds {
-		g.Go(func() error { return c.apply(ctx, d) })
+		g.Go(func() error { return c.define(ctx, d) })
 	}
 	if err := g.Wait(); err != nil {
 		return nil, err
@@ -198,6 +224,33 @@ func (c *client) definitions(ctx context.Context) (wait func(context.Context) er
 		}
 		return nil
 	}, nil
+}
+
+// digestAnnotation tells which text a definition was made from.
+const digestAnnotation = "meshproof.dev/definition"
+
+// define applies a CRD, unless it is there as it should be: the API server compares these large schemas for seconds of
+// processor time, which a second revision in a mesh that serves must not cost.
+func (c *client) define(ctx context.Context, d *unstructured.Unstructured) error {
+	text, err := json.Marshal(d.Object)
+	if err != nil {
+		return err
+	}
+	digest := fmt.Sprintf("%x", sha256.Sum256(text))
+	now, err := c.dyn.Resource(crdResource).Get(ctx, d.GetName(), metav1.GetOptions{})
+	if err == nil && now.GetAnnotations()[digestAnnotation] == digest {
+		return nil
+	}
+	if err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("definition %s: %w", d.GetName(), err)
+	}
+	annotations := d.GetAnnotations()
+	if annotations == nil {
+		annotations = map[string]string{}
+	}
+	annotations[digestAnnotation] = digest
+	d.SetAnnotations(annotations)
+	return c.apply(ctx, d)
 }
 
 // definitions decodes the embedded CRDs.

@@ -106,6 +106,8 @@ func gateway(o Options, g Gateway) []runtime.Object {
 			Env:             gatewayEnv(o, g),
 			Ports:           gatewayPorts(service.Ports),
 			ReadinessProbe:  probe("/healthz/ready", 15021),
+			// Who sends from outside has this long to learn that the pod is on its way out before it begins to drain.
+			Lifecycle:       &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{Sleep: &corev1.SleepAction{Seconds: 3}}},
 			Resources:       resources("50m", "64Mi", "1Gi"),
 			SecurityContext: restricted(proxyUser),
 			VolumeMounts: []corev1.VolumeMount{

@@ -66,6 +66,10 @@ func (Bundled) Uninstall(ctx context.Context, cfg *rest.Config, opts Options) er
 	for _, kind := range slices.Sorted(mapKeys(gone)) {
 		o.Progress(kind, strings.Join(gone[kind], ", "))
 	}
+	if len(gone) == 0 {
+		o.Progress("gone", "revision "+o.Revision+" was not there")
+		return nil
+	}
 	o.Progress("gone", "revision "+o.Revision)
 	return nil
 }

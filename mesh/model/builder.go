@@ -256,7 +256,7 @@ func (b *Builder) buildPods(s *Snapshot) {
 func (b *Builder) buildConfig(s *Snapshot) {
 	s.VirtualServices, s.DestinationRules, s.Gateways, s.own = nil, nil, nil, nil
 	s.Objects = make(map[Key]int64, len(b.configs))
-	s.rules = map[string][]*DestinationRule{}
+	s.rules, s.wildRules = map[string][]*DestinationRule{}, false
 	for k, e := range b.configs {
 		s.Objects[k] = e.seen
 		force := "this"
@@ -297,9 +297,15 @@ func (b *Builder) buildConfig(s *Snapshot) {
 				note(m.SourceLabels)
 			}
 		}
+		for _, r := range vs.Spec.Spec.Tls {
+			for _, m := range r.Match {
+				note(m.SourceLabels)
+			}
+		}
 	}
 	s.SourceLabels = slices.Sorted(maps.Keys(keys))
 	for _, r := range s.DestinationRules {
 		s.rules[r.Host] = append(s.rules[r.Host], r)
+		s.wildRules = s.wildRules || strings.HasPrefix(r.Host, "*")
 	}
 }

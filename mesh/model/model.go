@@ -68,6 +68,7 @@ type Snapshot struct {
 	networks    map[string]string              // of clusters
 	nodes       map[string]map[string]Locality // by cluster
 	rules       map[string][]*DestinationRule  // by resolved host
+	wildRules   bool                           // some rule is for a host with a wildcard
 }
 
 // ObjectProblem says why an object is not, or only partly, in force.
@@ -89,10 +90,12 @@ type Service struct {
 	// ClusterVIPs are the addresses in each cluster that has the service, by cluster: it is one service wherever namespace and name
 	// are the same.
 	ClusterVIPs map[string][]string
-	Ports       []Port
-	Labels      map[string]string
-	Selector    map[string]string
-	ExportTo    []string // "*", "." or namespaces; empty means "*"
+	// ClusterLocal services are another service in each cluster: callers see the endpoints of their own cluster only.
+	ClusterLocal bool
+	Ports        []Port
+	Labels       map[string]string
+	Selector     map[string]string
+	ExportTo     []string // "*", "." or namespaces; empty means "*"
 }
 
 // Port is a port of a Service.
@@ -229,7 +232,7 @@ func (s *Snapshot) PodOf(v ProxyView) *Pod {
 // DestinationRule returns the rule that a client in namespace obeys for host: one of its own namespace, else of the
 // service's, else of the root namespace; an exact host before a wildcard, the longest wildcard first.
 func (s *Snapshot) DestinationRule(clientNamespace, host, serviceNamespace string) *DestinationRule {
-	for _, ns := range []string{clientNamespace, serviceNamespace, s.Mesh.RootNamespace} {
+	for _, ns := range [...]string{clientNamespace, serviceNamespace, s.Mesh.RootNamespace} {
 		for h := host; ; {
 			for _, r := range s.rules[h] {
 				if r.Key.Namespace == ns && (ns == clientNamespace || Visible(r.ExportTo, ns, clientNamespace)) {
@@ -238,7 +241,7 @@ func (s *Snapshot) DestinationRule(clientNamespace, host, serviceNamespace strin
 			}
 			h = strings.TrimPrefix(h, "*.")
 			i := strings.IndexByte(h, '.')
-			if i < 0 {
+			if i < 0 || !s.wildRules {
 				break
 			}
 			h = "*" + h[i:]

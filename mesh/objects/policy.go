@@ -70,7 +70,7 @@ func (v *validator) consistentHash(at string, h *networkingv1alpha3.LoadBalancer
 			v.err(at+".useSourceIp", "false leaves nothing to hash by", "say true")
 		}
 	}
-	old := h.MinimumRingSize //nolint:staticcheck // the old place is what this warns about
+	old := h.MinimumRingSize // the old place is what this warns about
 	if old > 0 {
 		v.warn(at+".minimumRingSize", "minimumRingSize has moved", fmt.Sprintf("say ringHash: {minimumRingSize: %d}", old))
 		if h.HashAlgorithm != nil {
@@ -182,7 +182,7 @@ func (v *validator) outliers(at string, o *networkingv1alpha3.OutlierDetection) 
 	if o == nil {
 		return
 	}
-	if n := o.ConsecutiveErrors; n != 0 { //nolint:staticcheck // the old name is what this warns about
+	if n := o.ConsecutiveErrors; n != 0 { // the old name is what this warns about
 		switch {
 		case n < 0:
 			v.err(at+".consecutiveErrors", fmt.Sprintf("%d is negative", n), "use 1 or more")

@@ -17,11 +17,15 @@ var (
 		"http.redirect.**", "http.directResponse.**", "http.rewrite.**", "http.timeout", "http.headers.**",
 		"http.retries.attempts", "http.retries.perTryTimeout", "http.retries.retryOn", "http.retries.retryIgnorePreviousHosts", "http.retries.backoff",
 		"tcp.match.port", "tcp.match.sourceLabels", "tcp.match.sourceNamespace", "tcp.match.gateways", "tcp.route.destination.**", "tcp.route.weight",
+		"tls.match.sniHosts", "tls.match.port", "tls.match.sourceLabels", "tls.match.sourceNamespace", "tls.match.gateways",
+		"tls.route.destination.**", "tls.route.weight",
 	)
 	supportedDestinationRule = paths(append(append([]string{"host", "exportTo", "subsets.name", "subsets.labels"},
 		policyPaths("trafficPolicy")...), policyPaths("subsets.trafficPolicy")...)...)
 	supportedGateway = paths(
-		"selector", "servers.port.number", "servers.port.protocol", "servers.port.name", "servers.hosts", "servers.name", "servers.tls.httpsRedirect",
+		"selector", "servers.port.number", "servers.port.protocol", "servers.port.name", "servers.hosts", "servers.name",
+		"servers.tls.httpsRedirect", "servers.tls.mode", "servers.tls.serverCertificate", "servers.tls.privateKey", "servers.tls.caCertificates",
+		"servers.tls.credentialName", "servers.tls.subjectAltNames", "servers.tls.minProtocolVersion", "servers.tls.maxProtocolVersion",
 	)
 )
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"regexp"
+	"slices"
 	"strings"
 
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -50,7 +51,7 @@ func (v *validator) virtualService(s *networkingv1alpha3.VirtualService) {
 	}
 	v.exportTo(s.ExportTo)
 	if len(s.Http)+len(s.Tcp)+len(s.Tls) == 0 {
-		v.err("spec", "no rule", "add http or tcp rules")
+		v.err("spec", "no rule", "add http, tls or tcp rules")
 	}
 	for i, r := range s.Http {
 		v.httpRoute(fmt.Sprintf("spec.http[%d]", i), r)
@@ -58,14 +59,57 @@ func (v *validator) virtualService(s *networkingv1alpha3.VirtualService) {
 			v.warn(fmt.Sprintf("spec.http[%d]", i+1), fmt.Sprintf("never reached: http[%d] has no match and takes every request", i), "move the rule without match to the end")
 		}
 	}
+	for i, r := range s.Tls {
+		v.tlsRoute(fmt.Sprintf("spec.tls[%d]", i), r, s.Hosts)
+	}
 	for i, r := range s.Tcp {
-		at := fmt.Sprintf("spec.tcp[%d]", i)
-		if len(r.Route) != 1 {
-			v.err(at+".route", fmt.Sprintf("%d destinations; TCP connections go to exactly one here", len(r.Route)), "name one destination")
+		v.l4Routes(fmt.Sprintf("spec.tcp[%d].route", i), r.Route)
+	}
+}
+
+func (v *validator) tlsRoute(at string, r *networkingv1alpha3.TLSRoute, hosts []string) {
+	if len(r.Match) == 0 {
+		v.err(at+".match", "no match", "name the SNI hosts that the rule is for")
+	}
+	for i, m := range r.Match {
+		if len(m.SniHosts) == 0 {
+			v.err(fmt.Sprintf("%s.match[%d].sniHosts", at, i), "no host", "name the SNI hosts that the rule is for")
 		}
-		for j, d := range r.Route {
-			v.destination(fmt.Sprintf("%s.route[%d].destination", at, j), d.Destination)
+		for j, h := range m.SniHosts {
+			field := fmt.Sprintf("%s.match[%d].sniHosts[%d]", at, i, j)
+			v.host(field, h, true)
+			if !slices.ContainsFunc(hosts, func(of string) bool { return within(h, of) }) {
+				v.err(field, fmt.Sprintf("%q is none of the hosts of the VirtualService", h), "use one of spec.hosts, or a name that one of them covers")
+			}
 		}
+	}
+	v.l4Routes(at+".route", r.Route)
+}
+
+// within tells whether everything that host stands for is covered by of; both may start with a wildcard.
+func within(host, of string) bool {
+	suffix, wild := strings.CutPrefix(of, "*")
+	if wild {
+		return strings.HasSuffix(strings.TrimPrefix(host, "*"), suffix)
+	}
+	return host == of
+}
+
+func (v *validator) l4Routes(at string, routes []*networkingv1alpha3.RouteDestination) {
+	if len(routes) == 0 {
+		v.err(at, "no destination", "say where connections go")
+	}
+	total := int32(0)
+	for i, d := range routes {
+		v.destination(fmt.Sprintf("%s[%d].destination", at, i), d.Destination)
+		if d.Weight < 0 {
+			v.err(fmt.Sprintf("%s[%d].weight", at, i), fmt.Sprintf("%d is negative", d.Weight), "use 0 or more")
+			return
+		}
+		total += d.Weight
+	}
+	if len(routes) > 1 && total == 0 {
+		v.err(at, "no destination has a weight", "give at least one a weight above 0")
 	}
 }
 
@@ -218,35 +262,6 @@ func (v *validator) destinationRule(s *networkingv1alpha3.DestinationRule) {
 		}
 		seen[sub.Name] = true
 		v.policy(at+".trafficPolicy", sub.TrafficPolicy)
-	}
-}
-
-func (v *validator) gateway(s *networkingv1alpha3.Gateway) {
-	if len(s.Servers) == 0 {
-		v.err("spec.servers", "no server", "add a port and hosts")
-	}
-	for i, srv := range s.Servers {
-		at := fmt.Sprintf("spec.servers[%d]", i)
-		p := srv.GetPort()
-		if p.GetNumber() == 0 || p.GetNumber() > 65535 {
-			v.err(at+".port.number", fmt.Sprintf("%d is not a port", p.GetNumber()), "use 1 to 65535")
-		}
-		switch strings.ToUpper(p.GetProtocol()) {
-		case "HTTP", "HTTP2", "GRPC":
-		case "":
-			v.err(at+".port.protocol", "no protocol", "say HTTP, HTTP2 or GRPC")
-		default:
-			v.err(at+".port.protocol", fmt.Sprintf("protocol %s is not supported", p.Protocol), "use HTTP, HTTP2 or GRPC")
-		}
-		if len(srv.Hosts) == 0 {
-			v.err(at+".hosts", "no host", `use "*" for all`)
-		}
-		for j, h := range srv.Hosts {
-			if _, after, ok := strings.Cut(h, "/"); ok {
-				h = after
-			}
-			v.host(fmt.Sprintf("%s.hosts[%d]", at, j), h, true)
-		}
 	}
 }
 

@@ -110,8 +110,11 @@ func TestSticky(t *testing.T) {
 		act.HashPolicy = cookiePolicy(durationpb.New(30 * time.Minute))
 		ring, maglev := edsCluster("v1"), edsCluster("v2")
 		ring.LbPolicy, maglev.LbPolicy = clusterv3.Cluster_RING_HASH, clusterv3.Cluster_MAGLEV
+		fixed := routed("v1", cookiePolicy(durationpb.New(30*time.Minute)))
+		fixed.ClusterSpecifier = &routev3.RouteAction_WeightedClusters{WeightedClusters: &routev3.WeightedCluster{
+			Clusters: act.GetWeightedClusters().Clusters, RandomValueSpecifier: &routev3.WeightedCluster_UseHashPolicy{UseHashPolicy: wrapperspb.Bool(true)}}}
 		a.put(xds.Set{Clusters: []*clusterPB{ring, maglev}, Endpoints: []*claPB{cla(t, "v1", addrs[:n]...), cla(t, "v2", addrs[:n]...)},
-			Listeners: []*listenerPB{httpListener(t, addr, "80")}, Routes: []*routesPB{table("80", []string{"*"}, prefix("/only-v2", routed("v2", cookiePolicy(durationpb.New(30*time.Minute)))), prefix("/", act))}})
+			Listeners: []*listenerPB{httpListener(t, addr, "80")}, Routes: []*routesPB{table("80", []string{"*"}, prefix("/only-v2", routed("v2", cookiePolicy(durationpb.New(30*time.Minute)))), prefix("/fixed", fixed), prefix("/", act))}})
 	}
 	put(4)
 	admin, option := withAdmin(t)
@@ -126,6 +129,12 @@ func TestSticky(t *testing.T) {
 		s := &session{c: httpClient(t)}
 		sessions = append(sessions, s)
 		homes[s] = map[string]bool{}
+		first := s.get(t, url+"/fixed") // makes the cookie
+		for range 5 {
+			if h := s.get(t, url+"/fixed"); h != first {
+				t.Errorf("a session moved from %s to %s over a split that goes by its hash", first, h)
+			}
+		}
 		for range 10 {
 			homes[s][s.get(t, url+"/")] = true
 		}

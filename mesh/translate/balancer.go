@@ -135,7 +135,7 @@ func applyOutliers(c *clusterv3.Cluster, o *networking.OutlierDetection) {
 		return wrapperspb.UInt32(n), wrapperspb.UInt32(100)
 	}
 	// The old name counted the gateway errors 502, 503 and 504 alone.
-	if n := o.ConsecutiveErrors; n > 0 { //nolint:staticcheck // people's rules still say it
+	if n := o.ConsecutiveErrors; n > 0 { // people's rules still say it
 		out.ConsecutiveGatewayFailure, out.EnforcingConsecutiveGatewayFailure = enforced(uint32(n))
 		out.EnforcingConsecutive_5Xx = wrapperspb.UInt32(0)
 	}

@@ -127,7 +127,7 @@ func (o *outbound) portHosts(port uint32) []*routev3.VirtualHost {
 				continue // a wildcard over services is in their own hosts
 			}
 			taken[h] = true
-			hosts = append(hosts, o.virtualHost(vhostKey{host: h, port: port, rule: vs}, []string{h}))
+			hosts = append(hosts, o.virtualHost(vhostKey{host: h, port: port, rule: vs}))
 		}
 	}
 	return hosts
@@ -137,20 +137,23 @@ func (o *outbound) serviceHosts(of []servicePort, port uint32) []*routev3.Virtua
 	var out []*routev3.VirtualHost
 	for _, sp := range of {
 		k := vhostKey{host: sp.svc.Hostname, port: port, svc: sp.svc, rule: o.ruleFor(sp.svc.Hostname)}
-		out = append(out, o.virtualHost(k, o.domains(sp.svc)))
+		out = append(out, o.virtualHost(k))
 	}
 	return out
 }
 
 // virtualHost makes a host with its rule's routes, or with the one to the service of that name.
-func (o *outbound) virtualHost(k vhostKey, domains []string) *routev3.VirtualHost {
+func (o *outbound) virtualHost(k vhostKey) *routev3.VirtualHost {
 	k.scope = o.scope
 	if k.rule != nil {
 		k.world = o.s.ServicesAt
 	}
 	k.hash = o.hashKey(k)
 	h, _ := o.t.vhosts.get(o.s.Sequence, k, func() (*routev3.VirtualHost, error) {
-		h := &routev3.VirtualHost{Name: fmt.Sprintf("%s:%d", k.host, k.port), Domains: domains, IncludeRequestAttemptCount: true}
+		h := &routev3.VirtualHost{Name: fmt.Sprintf("%s:%d", k.host, k.port), Domains: []string{k.host}, IncludeRequestAttemptCount: true}
+		if k.svc != nil {
+			h.Domains = o.domains(k.svc)
+		}
 		if k.rule != nil {
 			h.Routes = o.httpRoutes(k.rule, "mesh", k.port, false)
 		} else {

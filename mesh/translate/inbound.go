@@ -122,9 +122,9 @@ func permissive(m model.Mesh, t chainTarget) []*listenerv3.FilterChain {
 		if mtls {
 			accepts := []string{"h2", "http/1.1"}
 			if !isHTTP {
-				accepts = []string{"istio-peer-exchange", "h2", "http/1.1"}
+				accepts = mtlsTCPAccepts
 			}
-			fc.TransportSocket = downstreamMTLS(m.TrustDomain, accepts)
+			fc.TransportSocket = downstreamMTLS(meshPeer(m.TrustDomain), accepts)
 		}
 		return fc
 	}

@@ -15,7 +15,6 @@ import (
 	originaldstv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/original_dst/v3"
 	tlsinspectorv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/tls_inspector/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
-	tcpproxyv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
 	uuidv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/request_id/uuid/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -32,11 +31,14 @@ const accessLogFormat = `[%START_TIME%] "%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PA
 	`"%REQ(:AUTHORITY)%" "%UPSTREAM_HOST%" %UPSTREAM_CLUSTER_RAW% %UPSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_LOCAL_ADDRESS% ` +
 	`%DOWNSTREAM_REMOTE_ADDRESS% %REQUESTED_SERVER_NAME% %ROUTE_NAME%` + "\n"
 
+// listenerKey is all that an outbound listener depends on.
 type listenerKey struct {
-	mesh           model.Mesh
-	name, ip       string
-	port           uint32
-	route, cluster string
+	mesh     model.Mesh
+	name, ip string
+	port     uint32
+	route    string
+	tcp      string // where what is not HTTP goes, as text
+	chains   string // the marshalled chains of a port whose connections are told apart by SNI
 }
 
 // addListeners gives a sidecar's outbound side: the listener that all connections arrive at, and one for each port or
@@ -45,13 +47,16 @@ func (o *outbound) addListeners(set *xds.Set) error {
 	set.Listeners = append(set.Listeners, virtualOutbound(o.s.Mesh))
 	httpPorts := map[uint32]bool{}
 	made := map[string]bool{}
-	add := func(k listenerKey) {
+	add := func(ip string, port uint32, route string, tcp l4Target, chains []*listenerv3.FilterChain) {
+		k := listenerKey{mesh: o.s.Mesh, name: fmt.Sprintf("%s_%d", ip, port), ip: ip, port: port, route: route, tcp: tcp.text()}
 		if made[k.name] {
 			return // the first service keeps an address that two claim
 		}
 		made[k.name] = true
-		k.mesh = o.s.Mesh
-		l, _ := o.t.listeners.get(o.s.Sequence, k, func() (*listenerv3.Listener, error) { return outboundListener(k), nil })
+		for _, c := range chains {
+			k.chains += string(toAny(c).Value)
+		}
+		l, _ := o.t.listeners.get(o.s.Sequence, k, func() (*listenerv3.Listener, error) { return outboundListener(k, tcp, chains), nil })
 		set.Listeners = append(set.Listeners, l)
 	}
 	for _, svc := range o.services {
@@ -62,8 +67,11 @@ func (o *outbound) addListeners(set *xds.Set) error {
 			switch {
 			case p.Protocol == model.UDP:
 			case p.Protocol.IsHTTP():
+				if httpPorts[p.Number] {
+					continue
+				}
 				httpPorts[p.Number] = true
-				add(listenerKey{name: fmt.Sprintf("0.0.0.0_%d", p.Number), ip: "0.0.0.0", port: p.Number, route: strconv.Itoa(int(p.Number))})
+				add("0.0.0.0", p.Number, strconv.Itoa(int(p.Number)), singleCluster(passthrough), nil)
 			default:
 				route := ""
 				if p.Protocol == model.Auto {
@@ -74,9 +82,13 @@ func (o *outbound) addListeners(set *xds.Set) error {
 					}
 					set.Routes = append(set.Routes, r)
 				}
-				cluster := o.tcpCluster(svc, p)
+				var chains []*listenerv3.FilterChain
+				if p.Protocol == model.TLS || p.Protocol == model.HTTPS {
+					chains = o.tlsChains(svc, p)
+				}
+				tcp := o.tcpTarget(svc, p)
 				for _, ip := range o.addresses(svc, p) {
-					add(listenerKey{name: fmt.Sprintf("%s_%d", ip, p.Number), ip: ip, port: p.Number, route: route, cluster: cluster})
+					add(ip, p.Number, route, tcp, chains)
 				}
 			}
 		}
@@ -91,7 +103,8 @@ func (o *outbound) addListeners(set *xds.Set) error {
 	return nil
 }
 
-// addresses are where connections to a port go to: the virtual addresses, or for headless services those of the pods.
+// addresses are where connections to a port go to: the virtual addresses, or for headless services those of the pods that the
+// scope's proxies reach without a gateway.
 func (o *outbound) addresses(svc *model.Service, p model.Port) []string {
 	if !svc.Headless {
 		return o.vips(svc)
@@ -99,7 +112,7 @@ func (o *outbound) addresses(svc *model.Service, p model.Port) []string {
 	var out []string
 	if eps := o.s.Endpoints(svc.Hostname); eps != nil {
 		for _, e := range eps.ByPort[p.Name] {
-			if !slices.Contains(out, e.Address) {
+			if !o.behindGateway(e) && !slices.Contains(out, e.Address) {
 				out = append(out, e.Address)
 			}
 		}
@@ -127,21 +140,24 @@ func virtualOutbound(m model.Mesh) *listenerv3.Listener {
 	}
 }
 
-// outboundListener is one destination. With a route only, HTTP is routed and all else passed through; with a cluster only,
-// it is TCP; with both, the first bytes decide.
-func outboundListener(k listenerKey) *listenerv3.Listener {
+// outboundListener is one destination. With chains, connections are told apart by SNI, and those that no rule names are refused.
+// Without a route, all is TCP; with one, the first bytes decide whether it is HTTP and routed.
+func outboundListener(k listenerKey, tcp l4Target, chains []*listenerv3.FilterChain) *listenerv3.Listener {
 	l := &listenerv3.Listener{
 		Name:             k.name,
 		Address:          address(k.ip, k.port),
 		BindToPort:       wrapperspb.Bool(false),
 		TrafficDirection: corev3.TrafficDirection_OUTBOUND,
 	}
-	fallback := k.cluster
-	if fallback == "" {
-		fallback = passthrough
+	if len(chains) > 0 {
+		l.ListenerFilters = []*listenerv3.ListenerFilter{tlsInspector()}
+		l.ListenerFiltersTimeout = durationpb.New(0)
+		l.ContinueOnListenerFiltersTimeout = true
+		l.FilterChains = chains
+		return l
 	}
 	if k.route == "" {
-		l.FilterChains = []*listenerv3.FilterChain{{Filters: []*listenerv3.Filter{tcpFilter(k.mesh, fallback)}}}
+		l.FilterChains = []*listenerv3.FilterChain{{Filters: []*listenerv3.Filter{tcp.filter(k.mesh)}}}
 		return l
 	}
 	l.ListenerFilters = []*listenerv3.ListenerFilter{tlsInspector(), httpInspector()}
@@ -155,7 +171,7 @@ func outboundListener(k listenerKey) *listenerv3.Listener {
 	}}
 	l.DefaultFilterChain = &listenerv3.FilterChain{
 		Name:    "PassthroughFilterChain",
-		Filters: []*listenerv3.Filter{tcpFilter(k.mesh, fallback)},
+		Filters: []*listenerv3.Filter{tcp.filter(k.mesh)},
 	}
 	return l
 }
@@ -204,11 +220,7 @@ func httpFilter(h *hcmv3.HttpConnectionManager) *listenerv3.Filter {
 }
 
 func tcpFilter(m model.Mesh, cluster string) *listenerv3.Filter {
-	return filter("envoy.filters.network.tcp_proxy", &tcpproxyv3.TcpProxy{
-		StatPrefix:       cluster,
-		ClusterSpecifier: &tcpproxyv3.TcpProxy_Cluster{Cluster: cluster},
-		AccessLog:        accessLog(m),
-	})
+	return singleCluster(cluster).filter(m)
 }
 
 func filter(name string, m proto.Message) *listenerv3.Filter {

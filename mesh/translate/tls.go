@@ -27,6 +27,7 @@ var (
 	mtlsHTTPALPNs  = []string{"istio-http/1.0", "istio-http/1.1", "istio-h2"}
 	mtlsTCPALPNs   = []string{"istio-peer-exchange", "istio"}
 	mtlsALPNs      = []string{"istio", "istio-peer-exchange", "istio-http/1.0", "istio-http/1.1", "istio-h2"}
+	mtlsTCPAccepts = []string{"istio-peer-exchange", "h2", "http/1.1"}
 	peerALPNs      = []string{"istio-peer-exchange", "istio"}
 	peerH2ALPNs    = []string{"istio-peer-exchange", "istio", "h2"}
 	plaintextALPNs = []string{"http/1.1", "h2c"}
@@ -45,10 +46,6 @@ func sds(name string) *tlsv3.SdsSecretConfig {
 			}}},
 		}},
 	}}
-}
-
-func sanMatcher(m *matcherv3.StringMatcher) *tlsv3.SubjectAltNameMatcher {
-	return &tlsv3.SubjectAltNameMatcher{SanType: tlsv3.SubjectAltNameMatcher_URI, Matcher: m}
 }
 
 // san matches one alternative name of a certificate: a URI where it is written as one, else a DNS name.
@@ -129,14 +126,21 @@ func file(path string) *corev3.DataSource {
 	return &corev3.DataSource{Specifier: &corev3.DataSource_Filename{Filename: path}}
 }
 
-// downstreamMTLS wants a certificate of the trust domain.
-func downstreamMTLS(trustDomain string, alpn []string) *corev3.TransportSocket {
-	valid := &tlsv3.CertificateValidationContext{MatchTypedSubjectAltNames: []*tlsv3.SubjectAltNameMatcher{
-		sanMatcher(&matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Prefix{Prefix: "spiffe://" + trustDomain + "/"}}),
-	}}
-	return &corev3.TransportSocket{Name: tlsSocket, ConfigType: &corev3.TransportSocket_TypedConfig{TypedConfig: toAny(&tlsv3.DownstreamTlsContext{
-		CommonTlsContext: commonTLS(alpn, valid), RequireClientCertificate: wrapperspb.Bool(true),
-	})}}
+// meshPeer is a certificate of the trust domain.
+func meshPeer(trustDomain string) *tlsv3.CertificateValidationContext {
+	return &tlsv3.CertificateValidationContext{MatchTypedSubjectAltNames: []*tlsv3.SubjectAltNameMatcher{{
+		SanType: tlsv3.SubjectAltNameMatcher_URI,
+		Matcher: &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Prefix{Prefix: "spiffe://" + trustDomain + "/"}},
+	}}}
+}
+
+// downstreamMTLS shows the proxy's own certificate and wants one that is valid.
+func downstreamMTLS(valid *tlsv3.CertificateValidationContext, alpn []string) *corev3.TransportSocket {
+	return downstreamTLS(&tlsv3.DownstreamTlsContext{CommonTlsContext: commonTLS(alpn, valid), RequireClientCertificate: wrapperspb.Bool(true)})
+}
+
+func downstreamTLS(c *tlsv3.DownstreamTlsContext) *corev3.TransportSocket {
+	return &corev3.TransportSocket{Name: tlsSocket, ConfigType: &corev3.TransportSocket_TypedConfig{TypedConfig: toAny(c)}}
 }
 
 func commonTLS(alpn []string, valid *tlsv3.CertificateValidationContext) *tlsv3.CommonTlsContext {

@@ -144,7 +144,6 @@ type scope struct {
 	cluster   string
 	network   string
 	networks  string // that the proxy wants to see, as in place
-	dnat      bool
 	// The proxy's locality, where some rule orders endpoints by it.
 	region, zone, subZone string
 }
@@ -156,7 +155,7 @@ type scopeAt struct {
 
 func (t *Translator) scopeOf(s *model.Snapshot, v model.ProxyView) scope {
 	n := t.needsOf(s)
-	sc := scope{typ: v.Type, namespace: v.Namespace, cluster: v.ClusterID, network: v.Network, dnat: v.Type == model.Router && v.SNIDNAT}
+	sc := scope{typ: v.Type, namespace: v.Namespace, cluster: v.ClusterID, network: v.Network}
 	if len(v.NetworkView) > 0 {
 		sc.networks = "\n" + strings.Join(slices.Sorted(slices.Values(v.NetworkView)), "\n") + "\n"
 	}
@@ -260,6 +259,10 @@ type outbound struct {
 	// HTTP rules of sidecars by exact host, and those with a wildcard.
 	exact map[string]*model.VirtualService
 	wild  []*model.VirtualService
+	l4    []*model.VirtualService // with rules for connections, of sidecars
+
+	servers []gatewayServer // of a gateway proxy
+	dnat    bool            // some server passes mutual TLS on by the cluster's name in SNI
 }
 
 func (o *outbound) collect() {
@@ -273,8 +276,15 @@ func (o *outbound) collect() {
 			o.virtual = append(o.virtual, vs)
 		}
 	}
+	if o.scope.typ == model.Router {
+		o.collectServers()
+		return
+	}
 	o.exact = map[string]*model.VirtualService{}
 	for _, vs := range o.virtual {
+		if len(vs.Spec.Spec.Tcp)+len(vs.Spec.Spec.Tls) > 0 && slices.Contains(vs.Gateways, "mesh") {
+			o.l4 = append(o.l4, vs)
+		}
 		if len(vs.Spec.Spec.Http) == 0 || !slices.Contains(vs.Gateways, "mesh") {
 			continue
 		}

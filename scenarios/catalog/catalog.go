@@ -15,6 +15,7 @@ import (
 	"github.com/meshproof/meshproof/scenarios/record"
 	"github.com/meshproof/meshproof/scenarios/suites/balancing"
 	"github.com/meshproof/meshproof/scenarios/suites/traffic"
+	"github.com/meshproof/meshproof/scenarios/suites/upgrade"
 )
 
 // Feature is something that a mesh must have for a scenario to make sense.
@@ -25,6 +26,7 @@ const (
 	WeightedRouting Feature = "weighted-routing"
 	HeaderRouting   Feature = "header-routing"
 	IngressGateway  Feature = "ingress-gateway"
+	Revisions       Feature = "revisions"
 	ConsistentHash  Feature = "consistent-hash"
 	OutlierEjection Feature = "outlier-detection"
 )
@@ -122,6 +124,27 @@ func All() []Scenario {
 			},
 			Key: "ejected/answers-503/all-5xx",
 			Run: balancing.Outlier,
+		},
+		{
+			ID:    "upgrade",
+			Title: "Blue/green upgrade of the control plane under load",
+			Proves: "A mesh moves from one revision to the next, gateway and workloads one by one, back half-way and forward again, " +
+				"and its old revision is removed without a trace, while no request fails.",
+			Area:      "upgrade",
+			Features:  []Feature{Revisions, IngressGateway},
+			Lab:       "bare",
+			Isolation: Exclusive,
+			Budget:    map[lab.Profile]time.Duration{lab.Quick: 6 * time.Minute, lab.Nightly: 12 * time.Minute, lab.Soak: 12 * time.Minute},
+			Claims: []string{
+				"no request is lost from start to end",
+				"each workload is on the old revision before its restart and on the new one after it, by its connection and version",
+				"requests between the revisions are mutual TLS",
+				"removal of the old revision is refused while proxies use it",
+				"nothing is left of the old revision",
+				"the 99th percentile rises by a bounded amount",
+			},
+			Key: "lost",
+			Run: upgrade.Upgrade,
 		},
 	}
 }

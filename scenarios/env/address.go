@@ -2,12 +2,9 @@ package env
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"net"
 	"strconv"
 
-	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -29,39 +26,12 @@ func (e *Env) NodePort(ctx context.Context, namespace, service string, port int3
 	return e.serviceNodePort(ctx, namespace, name, port)
 }
 
-// serviceNodePort is the address, for Dial, of the node port of a Service's port.
+// serviceNodePort is the address, for Dial, of the node port of a Service's port in the first cluster.
 func (e *Env) serviceNodePort(ctx context.Context, namespace, name string, port int32) (string, error) {
-	s, err := e.Client.Typed.CoreV1().Services(namespace).Get(ctx, name, metav1.GetOptions{})
-	if err != nil {
-		return "", fmt.Errorf("service %s/%s: %w", namespace, name, err)
-	}
-	for _, p := range s.Spec.Ports {
-		if p.Port == port && p.NodePort != 0 {
-			return e.Node(p.NodePort)
-		}
-	}
-	return "", fmt.Errorf("service %s/%s has no node port for %d", namespace, name, port)
+	return e.Sites[0].ServiceNodePort(ctx, namespace, name, port)
 }
 
-// PodAddress is the address, for Dial, of a port of the first Ready pod that a selector picks.
+// PodAddress is the address, for Dial, of a port of the first Ready pod that a selector picks in the first cluster.
 func (e *Env) PodAddress(ctx context.Context, namespace, selector string, port int) (string, error) {
-	pods, err := e.Client.Typed.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: selector})
-	if err != nil {
-		return "", fmt.Errorf("pods of %s with %s: %w", namespace, selector, err)
-	}
-	for _, p := range pods.Items {
-		if p.Status.PodIP != "" && p.DeletionTimestamp == nil && podReady(p) {
-			return net.JoinHostPort(p.Status.PodIP, strconv.Itoa(port)), nil
-		}
-	}
-	return "", errors.New("no pod of " + namespace + " with " + selector + " is Ready")
-}
-
-func podReady(p corev1.Pod) bool {
-	for _, c := range p.Status.Conditions {
-		if c.Type == corev1.PodReady {
-			return c.Status == corev1.ConditionTrue
-		}
-	}
-	return false
+	return e.Sites[0].PodAddress(ctx, namespace, selector, port)
 }

@@ -13,18 +13,31 @@ import (
 )
 
 // Collect writes what is needed to explain a failure into dir: pods, events, logs, Istio objects, sync status and each
-// proxy's configuration. It collects as much as it can; what it could not is listed in errors.txt there.
+// proxy's configuration; of a lab with several clusters, into a folder for each. It collects as much as it can; what it could not
+// is listed in errors.txt there.
 func (e *Env) Collect(ctx context.Context, dir string) error {
-	if e.Client == nil {
+	var errs []error
+	for _, s := range e.Sites {
+		to := dir
+		if len(e.Sites) > 1 {
+			to = filepath.Join(dir, s.ID)
+		}
+		errs = append(errs, s.collect(ctx, to))
+	}
+	return errors.Join(errs...)
+}
+
+func (s *Site) collect(ctx context.Context, dir string) error {
+	if s.Client == nil {
 		return nil // there is no API server to ask
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	errs := []error{e.Client.Collect(ctx, dir)}
-	errs = append(errs, writeJSON(filepath.Join(dir, "istio.json"), e.Client.Istio(ctx)))
-	if m, ok := e.Mesh.(*istioMesh); ok {
-		errs = append(errs, e.collectMesh(ctx, dir, m))
+	errs := []error{s.Client.Collect(ctx, dir)}
+	errs = append(errs, writeJSON(filepath.Join(dir, "istio.json"), s.Client.Istio(ctx)))
+	if m, ok := s.Mesh.(*istioMesh); ok {
+		errs = append(errs, s.collectMesh(ctx, dir, m))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return writeFile(filepath.Join(dir, "errors.txt"), []byte(err.Error()+"\n"))
@@ -32,18 +45,21 @@ func (e *Env) Collect(ctx context.Context, dir string) error {
 	return nil
 }
 
-func (e *Env) collectMesh(ctx context.Context, dir string, m *istioMesh) error {
+// collectMesh asks the control plane about all its proxies, and those of this cluster themselves.
+func (s *Site) collectMesh(ctx context.Context, dir string, m *istioMesh) error {
 	var errs []error
 	syncz, err := status.Syncz(ctx, m.http, "http://"+m.istiod)
 	errs = append(errs, err, writeJSON(filepath.Join(dir, "syncz.json"), syncz))
 	problems, err := status.Problems(ctx, m.http, "http://"+m.istiod)
 	errs = append(errs, err, writeJSON(filepath.Join(dir, "problems.json"), problems))
+	remote, err := status.Clusterz(ctx, m.http, "http://"+m.istiod)
+	errs = append(errs, err, writeJSON(filepath.Join(dir, "clusters.json"), remote))
 	for _, p := range syncz {
 		pod, ns, ok := strings.Cut(p.Proxy, ".")
-		if !ok {
+		if !ok || p.ClusterID != s.ID {
 			continue
 		}
-		dump, err := e.Client.Admin(ctx, ns, pod, "/config_dump")
+		dump, err := s.Client.Admin(ctx, ns, pod, "/config_dump")
 		if err != nil {
 			errs = append(errs, fmt.Errorf("config dump of %s: %w", p.Proxy, err))
 			continue

@@ -3,7 +3,6 @@ package env
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -47,13 +46,6 @@ type Env struct {
 	provider   clusters.Provider
 	bin, cache string // as in Options
 	stage      *stage // of one scenario; nil for the lab as a whole
-}
-
-// Site is one cluster of a lab with what is in it.
-type Site struct {
-	Cluster clusters.Cluster
-	Client  *workload.Client
-	Mesh    Mesh // a remote cluster's is that of its primary
 }
 
 // Site returns the site of the cluster of that name, or nil.
@@ -104,28 +96,22 @@ func Up(ctx context.Context, o Options) (*Env, error) {
 		if err != nil {
 			return err
 		}
-		e.Lab, e.Cluster = up, up.Clusters()[0]
-		e.Sites = []*Site{{Cluster: e.Cluster}}
+		e.Lab = up
 		return nil
 	})
 	if err := g.Wait(); err != nil {
 		return e.orNil(), err
 	}
-	cfg, err := e.Cluster.RESTConfig()
-	if err != nil {
+	if err := e.makeSites(); err != nil {
 		return e, err
 	}
-	if e.Client, err = workload.NewClient(cfg); err != nil {
-		return e, err
-	}
-	e.Sites[0].Client = e.Client
 	if err := e.loadImages(ctx, o, archives); err != nil {
 		return e, err
 	}
-	if e.Mesh, err = installMesh(ctx, e, o.Progress); err != nil {
+	if err := e.installMeshes(ctx, o.Progress); err != nil {
 		return e, fmt.Errorf("mesh %s: %w", o.Lab.Mesh.Driver, err)
 	}
-	e.Sites[0].Mesh = e.Mesh
+	e.Mesh = e.Sites[0].Mesh
 	if len(apps) > 0 {
 		err = e.deploy(ctx, apps, o.Progress)
 	}
@@ -177,10 +163,17 @@ func Archive(ctx context.Context, bin, name, version, out string) error {
 
 func (e *Env) loadImages(ctx context.Context, o Options, archives []string) error {
 	o.Progress(clusters.Event{Phase: phaseImages, Detail: fmt.Sprintf("loading %d", len(archives))})
+	g, gctx := errgroup.WithContext(ctx)
 	for _, c := range e.Lab.Clusters() {
-		if err := c.LoadImages(ctx, archives...); err != nil {
-			return fmt.Errorf("load images into cluster %s: %w", c.Name(), err)
-		}
+		g.Go(func() error {
+			if err := c.LoadImages(gctx, archives...); err != nil {
+				return fmt.Errorf("load images into cluster %s: %w", c.Name(), err)
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
 	}
 	o.Progress(clusters.Event{Phase: phaseImages, Detail: fmt.Sprintf("%d loaded", len(archives)), Done: true})
 	return nil
@@ -250,11 +243,5 @@ func (e *Env) Dial(ctx context.Context, network, addr string) (net.Conn, error) 
 	return e.Lab.DialContext(ctx, network, addr)
 }
 
-// Node returns the address of a port on the first node.
-func (e *Env) Node(port int32) (string, error) {
-	ips := e.Cluster.NodeIPs()
-	if len(ips) == 0 {
-		return "", errors.New("cluster " + e.Cluster.Name() + " has no node address")
-	}
-	return net.JoinHostPort(ips[0], fmt.Sprint(port)), nil
-}
+// Node returns the address of a port on the first node of the first cluster.
+func (e *Env) Node(port int32) (string, error) { return e.Sites[0].Node(port) }

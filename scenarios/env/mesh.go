@@ -107,43 +107,66 @@ func (noMesh) Synced(context.Context) (string, error)              { return "", 
 func (noMesh) Ingress() string                                     { return "" }
 func (noMesh) Push(context.Context, workload.Object) (Push, error) { return Push{}, ErrNoControlPlane }
 
-// installMesh installs the mesh of the lab and attaches to it.
-func installMesh(ctx context.Context, e *Env, progress clusters.Progress) (Mesh, error) {
+// installMeshes installs the mesh in every cluster and attaches to it.
+func (e *Env) installMeshes(ctx context.Context, progress clusters.Progress) error {
 	driver, err := install.ByName(e.Spec.Mesh.Driver)
 	if err != nil {
-		return nil, err
+		return err
+	}
+	if e.Spec.Mesh.Deferred && driver.Name() != "none" {
+		progress(clusters.Event{Phase: phaseMesh, Detail: driver.Name() + ": left to the scenario", Done: true})
+		for _, s := range e.Sites {
+			s.Mesh = noMesh{}
+		}
+		return nil
 	}
 	progress(clusters.Event{Phase: phaseMesh, Detail: driver.Name() + " " + e.Version})
 	ctx, cancel := context.WithTimeoutCause(ctx, meshBudget, fmt.Errorf("not ready within %s", meshBudget))
 	defer cancel()
-	err = driver.Install(ctx, e.Client.Config(), install.Options{
-		Tag: e.Version, Revision: e.Spec.Mesh.Revision, ClusterID: "Kubernetes",
+	switch {
+	case driver.Name() == "none":
+		// Istio's API without anything behind it, so that the same objects can be applied.
+		for _, s := range e.Sites {
+			if err := s.applyCRDs(ctx); err != nil {
+				return err
+			}
+			s.Mesh = noMesh{}
+		}
+		progress(clusters.Event{Phase: phaseMesh, Detail: "none: Istio's API is there, nothing obeys it", Done: true})
+		return nil
+	case len(e.Sites) > 1:
+		return e.joinMeshes(ctx, driver, progress)
+	}
+	s := e.Sites[0]
+	err = driver.Install(ctx, s.Client.Config(), install.Options{
+		Tag: e.Version, Revision: e.Spec.Mesh.Revision, ClusterID: s.ID,
 		Progress: func(component, detail string) {
 			progress(clusters.Event{Phase: phaseMesh, Detail: component + ": " + detail})
 		},
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if driver.Name() == "none" {
-		// Istio's API without anything behind it, so that the same objects can be applied.
-		if err := e.applyCRDs(ctx); err != nil {
-			return nil, err
-		}
-		progress(clusters.Event{Phase: phaseMesh, Detail: "none: Istio's API is there, nothing obeys it", Done: true})
-		return noMesh{}, nil
-	}
-	m := &istioMesh{env: e, driver: driver.Name(), revision: e.Spec.Mesh.Revision, http: e.HTTP(5 * time.Second)}
-	if m.istiod, err = e.PodAddress(ctx, MeshNamespace, "app=istiod,istio.io/rev="+m.revision, monitoringPort); err != nil {
-		return nil, err
-	}
-	if m.ingress, err = e.serviceNodePort(ctx, MeshNamespace, "istio-ingressgateway", 80); err != nil {
-		return nil, err
+	if s.Mesh, err = e.attach(ctx, s, driver.Name()); err != nil {
+		return err
 	}
 	progress(clusters.Event{
 		Phase: phaseMesh, Done: true,
-		Detail: fmt.Sprintf("%s %s, revision %s, control plane and ingress gateway Ready", driver.Name(), e.Version, m.revision),
+		Detail: fmt.Sprintf("%s %s, revision %s, control plane and ingress gateway Ready", driver.Name(), e.Version, e.Spec.Mesh.Revision),
 	})
+	return nil
+}
+
+// attach finds the control plane and the gateway of a site's mesh.
+func (e *Env) attach(ctx context.Context, s *Site, driver string) (Mesh, error) {
+	m := &istioMesh{served: e.servedBy(s), driver: driver, revision: e.Spec.Mesh.Revision, http: e.HTTP(5 * time.Second)}
+	var err error
+	if m.istiod, err = s.PodAddress(ctx, MeshNamespace, "app=istiod,istio.io/rev="+m.revision, monitoringPort); err != nil {
+		return nil, err
+	}
+	if m.ingress, err = s.ServiceNodePort(ctx, MeshNamespace, ingressName, 80); err != nil {
+		return nil, err
+	}
 	return m, nil
 }
 
@@ -154,14 +177,14 @@ const meshBudget = 90 * time.Second
 const monitoringPort = 15014
 
 // applyCRDs makes the custom resource definitions and waits until the API server serves them.
-func (e *Env) applyCRDs(ctx context.Context) error {
-	crds, err := e.Client.Apply(ctx, "definitions", objects.CRDs())
+func (s *Site) applyCRDs(ctx context.Context) error {
+	crds, err := s.Client.Apply(ctx, "definitions", objects.CRDs())
 	if err != nil {
 		return err
 	}
 	_, err = expect.Converge(ctx, expect.Budget{Within: 20 * time.Second}, func(context.Context) (struct{}, error) {
 		for _, c := range crds {
-			if ok, err := e.Client.Established(ctx, c.Name); !ok {
+			if ok, err := s.Client.Established(ctx, c.Name); !ok {
 				return struct{}{}, errors.Join(fmt.Errorf("CustomResourceDefinition %s is not established", c.Name), err)
 			}
 		}
@@ -172,7 +195,7 @@ func (e *Env) applyCRDs(ctx context.Context) error {
 
 // istioMesh is a mesh whose control plane answers on istiod's debug endpoints.
 type istioMesh struct {
-	env      *Env
+	served   []*Site // whose proxies are connected to it; its own cluster first
 	driver   string
 	revision string
 	istiod   string // host:port of the control plane's debug endpoints
@@ -209,13 +232,9 @@ func (m *istioMesh) Synced(ctx context.Context) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		want, err := m.env.Client.Proxies(ctx)
-		if err != nil {
-			return "", err
-		}
 		connected := map[string]bool{}
 		for _, p := range proxies {
-			connected[p.Proxy] = true
+			connected[p.ClusterID+"/"+p.Proxy] = true
 			if p.LastError != "" {
 				return "", fmt.Errorf("proxy %s refused its configuration: %s", p.Proxy, p.LastError)
 			}
@@ -228,9 +247,15 @@ func (m *istioMesh) Synced(ctx context.Context) (string, error) {
 				}
 			}
 		}
-		for _, w := range want {
-			if !connected[w] {
-				return "", fmt.Errorf("the proxy of %s is not connected to the control plane", w)
+		for _, s := range m.served {
+			want, err := s.Client.Proxies(ctx)
+			if err != nil {
+				return "", err
+			}
+			for _, w := range want {
+				if !connected[s.ID+"/"+w] {
+					return "", fmt.Errorf("the proxy of %s in cluster %s is not connected to the control plane", w, s.ID)
+				}
 			}
 		}
 		return fmt.Sprintf("%d proxies synced", len(proxies)), nil

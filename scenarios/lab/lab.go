@@ -43,6 +43,8 @@ type Cluster struct {
 type Mesh struct {
 	Driver   string `json:"driver"`   // one of Drivers
 	Revision string `json:"revision"` // DNS label; "default" is the revision without a name
+	// Deferred leaves the installation to the scenario.
+	Deferred bool `json:"deferred,omitempty"`
 }
 
 // Profile is how long and how sharply scenarios look.
@@ -65,7 +67,7 @@ func Providers() []string { return []string{"local"} }
 func Drivers() []string { return []string{"bundled", "none"} }
 
 // Apps lists the apps that a Lab may deploy.
-func Apps() []string { return []string{"bookinfo", "hello"} }
+func Apps() []string { return []string{"bookinfo", "boutique", "hello"} }
 
 // DefaultName is the embedded lab file that is used when none is named.
 const DefaultName = "one"
@@ -91,6 +93,7 @@ func Embedded(name string) (*Lab, error) {
 // Clone returns a copy that shares nothing with l.
 func (l *Lab) Clone() *Lab {
 	c := *l
+	c.Networks = slices.Clone(l.Networks)
 	c.Clusters = slices.Clone(l.Clusters)
 	c.Apps = slices.Clone(l.Apps)
 	return &c

@@ -5,11 +5,13 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/meshproof/meshproof/clusters"
 	"github.com/meshproof/meshproof/fixtures/labs"
 	"github.com/meshproof/meshproof/scenarios/lab"
 )
@@ -19,7 +21,8 @@ var update = flag.Bool("update", false, "rewrite golden files")
 func TestDefault(t *testing.T) {
 	want := &lab.Lab{
 		APIVersion: lab.APIVersion, Kind: lab.Kind, Name: "one", Provider: "local", Profile: lab.Quick,
-		Clusters: []lab.Cluster{{Name: "east", Nodes: 1}},
+		Networks: []string{"network1"},
+		Clusters: []lab.Cluster{{Name: "east", Nodes: 1, Network: "network1"}},
 		Mesh:     lab.Mesh{Driver: "bundled", Revision: "default"},
 		Apps:     []string{"bookinfo", "hello"},
 	}
@@ -49,6 +52,38 @@ func TestParseDefaults(t *testing.T) {
 	want.Name, want.Mesh.Driver = "small", "none"
 	if diff := cmp.Diff(want, l); diff != "" {
 		t.Errorf("defaults (-want +got):\n%s", diff)
+	}
+}
+
+func TestParseTopology(t *testing.T) {
+	l, err := lab.Parse("x.yaml", []byte(`apiVersion: meshproof.dev/v1
+kind: Lab
+name: two
+clusters:
+  - {primary: west, name: east, nodes: 2, network: network2}
+  - {name: west}
+networks: [network1, network2]
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []lab.Cluster{
+		{Name: "east", Nodes: 2, Network: "network2", Primary: "west"},
+		{Name: "west", Nodes: 1, Network: "network1"},
+	}
+	if diff := cmp.Diff(want, l.Clusters); diff != "" {
+		t.Errorf("clusters (-want +got):\n%s", diff)
+	}
+	spec := clusters.Spec{Lab: "two", Clusters: []clusters.ClusterSpec{
+		{Name: "east", Nodes: 2, Network: "network2"}, {Name: "west", Nodes: 1, Network: "network1"},
+	}}
+	if diff := cmp.Diff(spec, l.Spec()); diff != "" {
+		t.Errorf("spec (-want +got):\n%s", diff)
+	}
+	c := l.Clone()
+	c.Networks[0], c.Clusters[0].Network = "x", "x"
+	if l.Networks[0] != "network1" || l.Clusters[0].Network != "network2" {
+		t.Error("a clone shares something with its original")
 	}
 }
 
@@ -116,6 +151,11 @@ func FuzzParse(f *testing.F) {
 		if err == nil {
 			if lab.CheckName(l.Name) != nil || len(l.Clusters) == 0 || l.Nodes() < len(l.Clusters) {
 				t.Fatalf("accepted an invalid lab: %+v", l)
+			}
+			for _, c := range l.Clusters {
+				if !slices.Contains(l.Networks, c.Network) || c.Primary == c.Name {
+					t.Fatalf("accepted an invalid cluster: %+v", l)
+				}
 			}
 			return
 		}

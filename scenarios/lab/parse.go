@@ -12,6 +12,8 @@ import (
 	"strings"
 
 	"gopkg.in/yaml.v3"
+
+	"github.com/meshproof/meshproof/clusters"
 )
 
 // maxFile bounds what Parse reads: far above any real lab, far below what could hurt.
@@ -33,6 +35,7 @@ func Parse(file string, data []byte) (*Lab, error) {
 type decoder struct {
 	file     string
 	problems FileErrors
+	later    []func(*Lab) // checks of names that may be defined further down
 }
 
 func (d *decoder) bad(n *yaml.Node, field, format string, args ...any) {
@@ -56,9 +59,10 @@ func (d *decoder) lab(data []byte) *Lab {
 	l := &Lab{
 		Provider: "local",
 		Profile:  Quick,
+		Networks: []string{clusters.DefaultNetwork},
 		Clusters: []Cluster{{Name: "east", Nodes: 1}},
 		Mesh:     Mesh{Driver: "bundled", Revision: "default"},
-		Apps:     Apps(),
+		Apps:     []string{"bookinfo", "hello"},
 	}
 	seen := d.mapping(root, "", map[string]func(*yaml.Node, string){
 		"apiVersion": func(n *yaml.Node, at string) { l.APIVersion = d.oneOf(n, at, []string{APIVersion}) },
@@ -66,10 +70,12 @@ func (d *decoder) lab(data []byte) *Lab {
 		"name":       func(n *yaml.Node, at string) { l.Name = d.label(n, at) },
 		"provider":   func(n *yaml.Node, at string) { l.Provider = d.oneOf(n, at, Providers()) },
 		"profile":    func(n *yaml.Node, at string) { l.Profile = Profile(d.oneOf(n, at, Profiles())) },
+		"networks":   func(n *yaml.Node, at string) { l.Networks = d.networks(n, at) },
 		"clusters":   func(n *yaml.Node, at string) { l.Clusters = d.clusters(n, at) },
 		"mesh":       func(n *yaml.Node, at string) { d.mesh(n, at, &l.Mesh) },
 		"apps":       func(n *yaml.Node, at string) { l.Apps = d.apps(n, at) },
 	})
+	d.resolve(l)
 	for _, required := range []struct{ field, fix string }{
 		{"apiVersion", "apiVersion: " + APIVersion},
 		{"kind", "kind: " + Kind},
@@ -165,38 +171,11 @@ func (d *decoder) list(n *yaml.Node, at string, item func(n *yaml.Node, at strin
 	}
 }
 
-func (d *decoder) clusters(n *yaml.Node, at string) []Cluster {
-	var out []Cluster
-	first := map[string]string{}
-	d.list(n, at, func(n *yaml.Node, at string) {
-		c := Cluster{Nodes: 1}
-		seen := d.mapping(n, at, map[string]func(*yaml.Node, string){
-			"name": func(n *yaml.Node, at string) {
-				if c.Name = d.label(n, at); c.Name == "" {
-					return
-				}
-				if other, taken := first[c.Name]; taken {
-					d.bad(n, at, "%q is the name of %s too; names differ within a lab", c.Name, other)
-				}
-				first[c.Name] = strings.TrimSuffix(at, ".name")
-			},
-			"nodes": func(n *yaml.Node, at string) { c.Nodes = d.integer(n, at, 1, 9) },
-		})
-		if n.Kind == yaml.MappingNode && !seen["name"] {
-			d.bad(n, at+".name", "is missing; add a DNS label such as east")
-		}
-		out = append(out, c)
-	})
-	if n.Kind == yaml.SequenceNode && len(n.Content) == 0 {
-		d.bad(n, at, "is empty; a lab has at least one cluster")
-	}
-	return out
-}
-
 func (d *decoder) mesh(n *yaml.Node, at string, m *Mesh) {
 	d.mapping(n, at, map[string]func(*yaml.Node, string){
 		"driver":   func(n *yaml.Node, at string) { m.Driver = d.oneOf(n, at, Drivers()) },
 		"revision": func(n *yaml.Node, at string) { m.Revision = d.label(n, at) },
+		"deferred": func(n *yaml.Node, at string) { m.Deferred = d.oneOf(n, at, []string{"true", "false"}) == "true" },
 	})
 }
 

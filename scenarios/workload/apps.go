@@ -12,6 +12,7 @@ import (
 // The namespaces that apps are deployed to.
 const (
 	BookinfoNamespace = "bookinfo"
+	BoutiqueNamespace = "boutique"
 	HelloNamespace    = "hello"
 	LoadNamespace     = "load"
 )
@@ -30,6 +31,7 @@ const LoadAgent = "loadagent"
 func known() []App {
 	return []App{
 		{"bookinfo", BookinfoNamespace, fixtures.Bookinfo},
+		{"boutique", BoutiqueNamespace, fixtures.Boutique},
 		{"hello", HelloNamespace, fixtures.Hello},
 		{LoadAgent, LoadNamespace, fixtures.LoadAgent},
 	}

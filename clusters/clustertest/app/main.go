@@ -28,6 +28,12 @@ func run(args []string) error {
 		return webhook(args[1], args[2])
 	case len(args) == 2 && args[0] == "get":
 		return get(args[1])
+	case len(args) == 2 && args[0] == "dial":
+		conn, err := net.DialTimeout("tcp", args[1], 2*time.Second)
+		if err != nil {
+			return err
+		}
+		return conn.Close()
 	case len(args) == 2 && args[0] == "lookup":
 		addrs, err := net.LookupHost(args[1])
 		fmt.Println(addrs)
@@ -36,7 +42,7 @@ func run(args []string) error {
 		_, err := io.Copy(os.Stdout, os.Stdin)
 		return err
 	}
-	return errors.New("usage: app serve | webhook CERT KEY | get URL | lookup NAME | cat")
+	return errors.New("usage: app serve | webhook CERT KEY | get URL | dial ADDRESS | lookup NAME | cat")
 }
 
 // serve answers every request with the name of the pod.

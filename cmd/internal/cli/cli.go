@@ -149,7 +149,7 @@ func (a *app) root() *cobra.Command {
 
 	root.AddCommand(
 		a.runCommand(), a.upCommand(), a.downCommand(), a.statusCommand(), a.listCommand(), a.doctorCommand(),
-		a.reportCommand(), a.forwardCommand(), a.meshCommand(), a.imagesCommand(), a.versionCommand(),
+		a.reportCommand(), a.forwardCommand(), a.linkCommand(), a.meshCommand(), a.imagesCommand(), a.versionCommand(),
 	)
 	return root
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"strings"
 	"time"
@@ -89,11 +88,14 @@ func oneOf(flag, value string, allowed []string) error {
 
 func (a *app) upCommand() *cobra.Command {
 	var f labFlags
-	c := &cobra.Command{
+	c := a.outputFlag(&cobra.Command{
 		Use:   "up",
 		Short: "Bring up a lab and leave it running",
 		Long: `Up makes the lab that a file describes: clusters, mesh and apps. It returns when every node is
-Ready, the mesh serves and every pod runs. Doing it twice is harmless.`,
+Ready, the mesh serves and every pod runs. Doing it twice is harmless.
+
+Each TCP port of a Service of type LoadBalancer, as a gateway's, gets a port of 127.0.0.1, which
+stays the same as long as the lab lives; "meshproof status" lists them too.`,
 		Example: "  meshproof up\n  meshproof up -f lab.yaml --mesh none\n  kubectl --kubeconfig $(meshproof status -o json | jq -r '.[0].kubeconfigs[0]') get pods -A",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -114,12 +116,9 @@ Ready, the mesh serves and every pod runs. Doing it twice is harmless.`,
 				return coded(codeSetup, err)
 			}
 			p.close()
-			for _, cl := range e.Lab.Clusters() {
-				fmt.Fprintf(a.Out, "kubectl --kubeconfig %s get pods -A\n", cl.Kubeconfig())
-			}
-			return nil
+			return a.printUp(cmd.Context(), provider, e.Lab)
 		},
-	}
+	})
 	f.add(c)
 	return c
 }
@@ -169,58 +168,6 @@ if something is left. Without a name it takes the default lab. Doing it twice is
 	}
 	c.Flags().BoolVar(&all, "all", false, "every lab of the provider")
 	return c
-}
-
-// labStatus is a row of `meshproof status`.
-type labStatus struct {
-	clusters.Status
-	Kubeconfigs []string `json:"kubeconfigs,omitempty"`
-}
-
-func (a *app) statusCommand() *cobra.Command {
-	return a.outputFlag(&cobra.Command{
-		Use:     "status",
-		Short:   "List the labs on this host",
-		Example: "  meshproof status\n  meshproof status -o json",
-		Args:    noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			provider, err := a.newProvider(a.provider)
-			if err != nil {
-				return err
-			}
-			list, err := provider.List(cmd.Context())
-			if err != nil {
-				return failed(err)
-			}
-			rows := make([]labStatus, 0, len(list))
-			for _, s := range list {
-				r := labStatus{Status: s}
-				if opened, err := provider.Open(cmd.Context(), s.Lab); err == nil {
-					for _, c := range opened.Clusters() {
-						r.Kubeconfigs = append(r.Kubeconfigs, c.Kubeconfig())
-					}
-				}
-				rows = append(rows, r)
-			}
-			return a.print(rows, func(w io.Writer) error {
-				if len(rows) == 0 {
-					_, err := fmt.Fprintln(w, "no labs; make one with: meshproof up")
-					return err
-				}
-				var cells [][]string
-				for _, r := range rows {
-					age := "-"
-					if !r.Created.IsZero() {
-						age = time.Since(r.Created).Round(time.Second).String()
-					}
-					cells = append(cells, []string{
-						r.Lab, r.Provider, r.State, strings.Join(r.Clusters, ","), age, strings.Join(r.Kubeconfigs, ","), r.Detail,
-					})
-				}
-				return columns(w, []string{"LAB", "PROVIDER", "STATE", "CLUSTERS", "AGE", "KUBECONFIG", "DETAIL"}, cells)
-			})
-		},
-	})
 }
 
 func (a *app) completeLabs(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {

@@ -21,7 +21,6 @@ func proxyTables() []proxyTable {
 		{"clusters", "cluster", []string{"SERVICE FQDN", "PORT", "SUBSET", "DIRECTION", "TYPE"}, clusterRows},
 		{"listeners", "listener", []string{"ADDRESS", "PORT", "MATCH", "DESTINATION"}, listenerRows},
 		{"routes", "route", []string{"NAME", "VHOST", "DOMAINS", "MATCH", "DESTINATION"}, routeRows},
-		{"endpoints", "endpoint", []string{"ENDPOINT", "STATUS", "WEIGHT", "CLUSTER"}, endpointRows},
 	}
 }
 
@@ -38,31 +37,37 @@ func (a *app) proxyConfig(f *meshFlags) *cobra.Command {
 		Short:   "Show what a proxy was configured with, as it tells itself",
 		Example: "  meshproof mesh proxy-config clusters productpage-v1-abc.bookinfo\n  meshproof mesh proxy-config routes loadagent-abc.load -o json",
 	})
-	for _, t := range proxyTables() {
+	add := func(name, alias string, show func(ctx context.Context, c *workload.Client, namespace, pod string) error) {
 		c.AddCommand(a.outputFlag(&cobra.Command{
-			Use:     t.name + " POD.NAMESPACE",
-			Aliases: []string{t.alias, t.name[:1]},
-			Short:   "Show the " + t.name + " of a proxy",
-			Example: "  meshproof mesh proxy-config " + t.name + " productpage-v1-abc.bookinfo",
+			Use:     name + " POD.NAMESPACE",
+			Aliases: []string{alias, name[:1]},
+			Short:   "Show the " + name + " of a proxy",
+			Example: "  meshproof mesh proxy-config " + name + " productpage-v1-abc.bookinfo",
 			Args:    exactArgs("POD.NAMESPACE"),
 			RunE: func(cmd *cobra.Command, args []string) error {
 				pod, namespace, ok := strings.Cut(args[0], ".")
 				if !ok {
 					namespace = "default"
 				}
-				client, err := a.client(cmd.Context(), f)
+				client, err := a.holder(cmd.Context(), f, namespace, pod)
 				if err != nil {
 					return err
 				}
-				return a.showConfig(cmd.Context(), client, t, namespace, pod)
+				return show(cmd.Context(), client, namespace, pod)
 			},
 		}))
 	}
+	for _, t := range proxyTables() {
+		add(t.name, t.alias, func(ctx context.Context, c *workload.Client, namespace, pod string) error {
+			return a.showConfig(ctx, c, t, namespace, pod)
+		})
+	}
+	add("endpoints", "endpoint", a.showEndpoints)
 	return c
 }
 
 func (a *app) showConfig(ctx context.Context, c *workload.Client, t proxyTable, namespace, pod string) error {
-	data, err := c.Admin(ctx, namespace, pod, "/config_dump?include_eds")
+	data, err := c.Admin(ctx, namespace, pod, "/config_dump")
 	if err != nil {
 		return failed(err)
 	}
@@ -100,12 +105,6 @@ type configSection struct {
 	StaticRoutes []struct {
 		RouteConfig dumpRoutes `json:"route_config"`
 	} `json:"static_route_configs"`
-	Endpoints []struct {
-		EndpointConfig dumpEndpoints `json:"endpoint_config"`
-	} `json:"dynamic_endpoint_configs"`
-	StaticEndpoints []struct {
-		EndpointConfig dumpEndpoints `json:"endpoint_config"`
-	} `json:"static_endpoint_configs"`
 
 	raw json.RawMessage
 }
@@ -189,17 +188,6 @@ type dumpRoute struct {
 	}
 	Redirect *struct{}             `json:"redirect"`
 	Direct   *struct{ Status int } `json:"direct_response"`
-}
-
-type dumpEndpoints struct {
-	ClusterName string `json:"cluster_name"`
-	Endpoints   []struct {
-		LBEndpoints []struct {
-			Endpoint struct{ Address dumpAddress }
-			Health   string `json:"health_status"`
-			Weight   int    `json:"load_balancing_weight"`
-		} `json:"lb_endpoints"`
-	}
 }
 
 func clusterRows(d configDump) [][]string {
@@ -319,24 +307,6 @@ func (r dumpRoute) destination() string {
 		return strings.Join(parts, ", ")
 	}
 	return cmp.Or(r.Route.Cluster, "-")
-}
-
-func endpointRows(d configDump) [][]string {
-	var rows [][]string
-	for _, s := range d.Configs {
-		for _, x := range append(s.StaticEndpoints, s.Endpoints...) {
-			for _, l := range x.EndpointConfig.Endpoints {
-				for _, e := range l.LBEndpoints {
-					addr := e.Endpoint.Address.Socket
-					rows = append(rows, []string{
-						fmt.Sprintf("%s:%d", addr.Address, addr.PortValue), cmp.Or(e.Health, "HEALTHY"),
-						strconv.Itoa(max(1, e.Weight)), x.EndpointConfig.ClusterName,
-					})
-				}
-			}
-		}
-	}
-	return sorted(rows)
 }
 
 func sorted(rows [][]string) [][]string {

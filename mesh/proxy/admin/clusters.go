@@ -27,8 +27,6 @@ type hostStatus struct {
 	Hostname         string   `json:"hostname,omitempty"`
 	Priority         uint32   `json:"priority,omitempty"`
 	Locality         locality `json:"locality"`
-	// Outlier is not Envoy's: what outlier detection knows about the host. Absent where the cluster has none.
-	Outlier *outlierStatus `json:"outlier_detection,omitempty"`
 }
 
 type percent struct {
@@ -44,15 +42,6 @@ type locality struct {
 	Region  string `json:"region,omitempty"`
 	Zone    string `json:"zone,omitempty"`
 	SubZone string `json:"sub_zone,omitempty"`
-}
-
-type outlierStatus struct {
-	Consecutive5xx     uint32     `json:"consecutive_5xx"`
-	ConsecutiveGateway uint32     `json:"consecutive_gateway_failure"`
-	ConsecutiveLocal   uint32     `json:"consecutive_local_origin_failure"`
-	Ejections          uint32     `json:"num_ejections"`
-	EjectedAt          *time.Time `json:"last_ejection_time,omitempty"`
-	ReturnedAt         *time.Time `json:"last_unejection_time,omitempty"`
 }
 
 type thresholds struct {
@@ -165,35 +154,44 @@ func describeHost(m upstream.Member) hostStatus {
 		h.Address.Socket = socketAddress{m.Endpoint.Host, m.Endpoint.Port}
 	}
 	cx := m.Connections()
-	for _, v := range []struct {
-		typ, name string
-		n         int64
-	}{
-		{"", "cx_connect_fail", cx.Failed.Load()}, {"", "cx_total", cx.Opened.Load()}, {"", "rq_error", m.Errors.Load()},
-		{"", "rq_success", m.Success.Load()}, {"", "rq_timeout", m.Timeouts.Load()}, {"", "rq_total", m.Requests.Load()},
-		{"GAUGE", "cx_active", cx.Active.Load()}, {"GAUGE", "rq_active", m.Active.Load()},
-	} {
-		st := stat{Type: v.typ, Name: v.name}
-		if v.n != 0 {
-			st.Value = strconv.FormatInt(v.n, 10)
-		}
-		h.Stats = append(h.Stats, st)
-	}
+	counter := func(name string, n int64) { h.Stats = append(h.Stats, newStat("", name, n)) }
+	gauge := func(name string, n int64) { h.Stats = append(h.Stats, newStat("GAUGE", name, n)) }
+	counter("cx_connect_fail", cx.Failed.Load())
+	counter("cx_total", cx.Opened.Load())
+	counter("rq_error", m.Errors.Load())
+	counter("rq_success", m.Success.Load())
+	counter("rq_timeout", m.Timeouts.Load())
+	counter("rq_total", m.Requests.Load())
+	gauge("cx_active", cx.Active.Load())
+	gauge("rq_active", m.Active.Load())
 	if m.Outlier.Watched() {
+		// Envoy does not show these; in its own form they disturb no reader. Times are Unix milliseconds, 0 for never.
 		st := m.Outlier.Status()
-		h.Outlier = &outlierStatus{Consecutive5xx: st.Consecutive5xx, ConsecutiveGateway: st.ConsecutiveGateway, ConsecutiveLocal: st.ConsecutiveLocal,
-			Ejections: st.Ejections, EjectedAt: when(st.EjectedAt), ReturnedAt: when(st.ReturnedAt)}
+		counter("outlier_detection.num_ejections", int64(st.Ejections))
+		gauge("outlier_detection.consecutive_5xx", int64(st.Consecutive5xx))
+		gauge("outlier_detection.consecutive_gateway_failure", int64(st.ConsecutiveGateway))
+		gauge("outlier_detection.consecutive_local_origin_failure", int64(st.ConsecutiveLocal))
+		gauge("outlier_detection.last_ejection_ms", millis(st.EjectedAt))
+		gauge("outlier_detection.last_unejection_ms", millis(st.ReturnedAt))
 		h.SuccessRate, h.LocalSuccessRate = rate(st.SuccessRate), rate(st.LocalSuccessRate)
 	}
 	return h
 }
 
-func when(t time.Time) *time.Time {
-	if t.IsZero() {
-		return nil
+// newStat leaves a value of 0 out, as proto JSON does.
+func newStat(kind, name string, n int64) stat {
+	st := stat{Type: kind, Name: name}
+	if n != 0 {
+		st.Value = strconv.FormatInt(n, 10)
 	}
-	t = t.UTC()
-	return &t
+	return st
+}
+
+func millis(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMilli()
 }
 
 func rate(v float64) *percent {

@@ -76,8 +76,25 @@ type Cluster struct {
 	Services       []Service     // istio.services of the cluster's metadata: telemetry's destination
 	DNSRefresh     time.Duration // StrictDNS only
 	Direction      Direction
-	// HTTP2 says that the endpoints speak HTTP/2 only, for which there is no codec.
-	HTTP2 bool
+	Protocol       Protocol
+	HTTP2          HTTP2 // for connections that speak it
+}
+
+// Protocol is how HTTP is spoken to a cluster.
+type Protocol uint8
+
+// The protocols of a cluster. SameAsDownstream is HTTP/2 for requests that came by HTTP/2.
+const (
+	HTTP1Only Protocol = iota
+	HTTP2Only
+	SameAsDownstream
+)
+
+// HTTP2 are options of HTTP/2 connections; zero fields leave the codec's defaults.
+type HTTP2 struct {
+	MaxStreams                  uint32 // that a peer may open, or that are opened on one connection
+	Window, ConnWindow          int32
+	KeepAlive, KeepAliveTimeout time.Duration
 }
 
 // Keepalive is TCP keepalive of upstream connections; zero fields leave the kernel's values.

@@ -114,6 +114,8 @@ type HTTP struct {
 	HTTP10            bool
 	DefaultHost       []byte // for HTTP/1.0 without a Host
 	Upgrades          []string
+	Codec             Codec
+	HTTP2             HTTP2
 	UnderscoreHeaders Underscores
 	MaxHeaderBytes    int
 	MaxHeaders        int
@@ -124,6 +126,16 @@ type HTTP struct {
 	MaxConnDuration   time.Duration
 	DelayedClose      time.Duration
 }
+
+// Codec is how a listener's connections speak HTTP.
+type Codec uint8
+
+// The codecs of the connection manager. CodecAuto goes by ALPN, or else by the first bytes.
+const (
+	CodecAuto Codec = iota
+	CodecHTTP1
+	CodecHTTP2
+)
 
 // ServerMode says what happens to the response's server header.
 type ServerMode uint8

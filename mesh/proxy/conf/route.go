@@ -132,9 +132,14 @@ type Forward struct {
 	AppendXFHost  bool
 	Timeout       time.Duration // 0 is none
 	IdleTimeout   time.Duration
+	MaxDuration   time.Duration // of a stream; 0 is none
+	GRPCTimeout   bool          // for gRPC the client's grpc-timeout counts instead of MaxDuration
+	GRPCMax       time.Duration // at most so long; 0 is as the client says
 	Retry         *Retry
 	Hash          []HashPolicy
-	Upgrades      map[string]bool // overrides the connection manager's
+	// HashSplit says that the hash also picks one of Clusters, so that a session stays on its version.
+	HashSplit bool
+	Upgrades  map[string]bool // overrides the connection manager's
 }
 
 // RegexRewrite replaces every match.

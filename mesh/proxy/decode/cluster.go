@@ -226,9 +226,60 @@ func httpOptions(o *httpv3.HttpProtocolOptions, out *conf.Cluster) error {
 		if err := only(e, "http_protocol_options", "http2_protocol_options"); err != nil {
 			return err
 		}
-		// The cluster is taken all the same, for TCP and so that one gRPC port does not cost a proxy all its clusters;
-		// an HTTP request that is routed to it is answered with an error that says why.
-		out.HTTP2 = e.GetHttp2ProtocolOptions() != nil
+		if h := e.GetHttp2ProtocolOptions(); h != nil {
+			out.Protocol = conf.HTTP2Only
+			return http2Options(h, &out.HTTP2)
+		}
+	}
+	if d := o.GetUseDownstreamProtocolConfig(); d != nil {
+		if err := only(d, "http_protocol_options", "http2_protocol_options"); err != nil {
+			return fmt.Errorf("use_downstream_protocol_config: %w", err)
+		}
+		if h := d.GetHttp2ProtocolOptions(); h != nil {
+			out.Protocol = conf.SameAsDownstream
+			return http2Options(h, &out.HTTP2)
+		}
+	}
+	return nil
+}
+
+// http2Options reads what HTTP/2 connections of either side may be told.
+func http2Options(o *corev3.Http2ProtocolOptions, out *conf.HTTP2) (err error) {
+	if o == nil {
+		return nil
+	}
+	// Harmless: hpack_table_size is at most the default, limits of floods are the codec's own, stream errors never cost the
+	// connection beyond what RFC 9113 says, allow_metadata is a private extension.
+	if err := only(o, "hpack_table_size", "max_concurrent_streams", "initial_stream_window_size", "initial_connection_window_size", "connection_keepalive",
+		"max_outbound_frames", "max_outbound_control_frames", "max_consecutive_inbound_frames_with_empty_payload", "max_inbound_priority_frames_per_stream",
+		"max_inbound_window_update_frames_per_data_frame_sent", "override_stream_error_on_invalid_http_message", "stream_error_on_invalid_http_messaging"); err != nil {
+		return fmt.Errorf("http2_protocol_options: %w", err)
+	}
+	if m := o.MaxConcurrentStreams; m != nil {
+		if out.MaxStreams = m.Value; m.Value == 0 {
+			return fmt.Errorf("http2_protocol_options: max_concurrent_streams is 0")
+		}
+	}
+	for name, w := range map[string]struct {
+		v  uint32
+		to *int32
+	}{"initial_stream_window_size": {o.InitialStreamWindowSize.GetValue(), &out.Window}, "initial_connection_window_size": {o.InitialConnectionWindowSize.GetValue(), &out.ConnWindow}} {
+		if w.v != 0 && (w.v < 65535 || w.v > 1<<31-1) {
+			return fmt.Errorf("http2_protocol_options: %s %d is not in 65535..2147483647", name, w.v)
+		}
+		*w.to = int32(w.v)
+	}
+	if k := o.ConnectionKeepalive; k != nil {
+		// interval_jitter spreads pings that are not synchronised here anyhow.
+		if err := only(k, "interval", "timeout", "interval_jitter"); err != nil {
+			return fmt.Errorf("connection_keepalive: %w", err)
+		}
+		if out.KeepAlive, err = duration(k.Interval, 0); err != nil {
+			return fmt.Errorf("connection_keepalive: interval: %w", err)
+		}
+		if out.KeepAliveTimeout, err = duration(k.Timeout, 0); err != nil {
+			return fmt.Errorf("connection_keepalive: timeout: %w", err)
+		}
 	}
 	return nil
 }

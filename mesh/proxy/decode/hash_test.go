@@ -55,6 +55,16 @@ func TestHashPolicies(t *testing.T) {
 	}
 }
 
+func TestHashSplit(t *testing.T) {
+	for in, want := range map[string]bool{``: false, `"useHashPolicy":false,`: false, `"useHashPolicy":true,`: true} {
+		r, err := Routes(read(t, &routev3.RouteConfiguration{}, `{"name":"r","virtualHosts":[{"name":"v","domains":["*"],"routes":[
+			{"match":{"prefix":"/"},"route":{"weightedClusters":{`+in+`"clusters":[{"name":"a","weight":1}]}}}]}]}`))
+		if err != nil || r.Hosts[0].Routes[0].Forward.HashSplit != want {
+			t.Errorf("%s: %v", in, err)
+		}
+	}
+}
+
 func TestHashTables(t *testing.T) {
 	def := conf.HashTable{MinRing: 1024, MaxRing: 8 << 20, MaglevSize: 65537}
 	with := func(f func(*conf.HashTable)) conf.HashTable { t := def; f(&t); return t }

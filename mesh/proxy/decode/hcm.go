@@ -21,8 +21,7 @@ import (
 )
 
 func manager(h *hcmv3.HttpConnectionManager) (*conf.HTTP, error) {
-	// Harmless: tracing (no tracer is built; spans are never started), http2_protocol_options and http3 (no such codec),
-	// request_id_extension (its type is checked below), via is informative.
+	// Harmless: tracing (no tracer is built; spans are never started), request_id_extension (its type is checked below), via is informative.
 	if err := only(h, "codec_type", "stat_prefix", "rds", "route_config", "http_filters", "common_http_protocol_options", "http_protocol_options",
 		"http2_protocol_options", "server_name", "server_header_transformation", "max_request_headers_kb", "stream_idle_timeout", "request_timeout",
 		"request_headers_timeout", "drain_timeout", "delayed_close_timeout", "access_log", "use_remote_address", "xff_num_trusted_hops",
@@ -31,9 +30,6 @@ func manager(h *hcmv3.HttpConnectionManager) (*conf.HTTP, error) {
 		"request_id_extension", "strip_matching_host_port", "strip_any_host_port", "tracing", "internal_address_config", "add_user_agent",
 		"represent_ipv4_remote_address_as_ipv4_mapped_ipv6", "append_x_forwarded_port"); err != nil {
 		return nil, err
-	}
-	if h.CodecType != hcmv3.HttpConnectionManager_AUTO && h.CodecType != hcmv3.HttpConnectionManager_HTTP1 {
-		return nil, fmt.Errorf("codec_type %s is not supported", h.CodecType)
 	}
 	if h.AddUserAgent.GetValue() || h.AppendXForwardedPort || h.Proxy_100Continue {
 		return nil, fmt.Errorf("add_user_agent, append_x_forwarded_port and proxy_100_continue are not supported")
@@ -52,6 +48,18 @@ func manager(h *hcmv3.HttpConnectionManager) (*conf.HTTP, error) {
 	}
 	if len(out.ServerName) == 0 {
 		out.ServerName = []byte("envoy")
+	}
+	switch h.CodecType {
+	case hcmv3.HttpConnectionManager_AUTO:
+	case hcmv3.HttpConnectionManager_HTTP1:
+		out.Codec = conf.CodecHTTP1
+	case hcmv3.HttpConnectionManager_HTTP2:
+		out.Codec = conf.CodecHTTP2
+	default:
+		return nil, fmt.Errorf("codec_type %s is not supported", h.CodecType)
+	}
+	if err := http2Options(h.Http2ProtocolOptions, &out.HTTP2); err != nil {
+		return nil, err
 	}
 	if err := managerModes(h, out); err != nil {
 		return nil, err

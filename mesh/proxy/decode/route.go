@@ -282,9 +282,34 @@ func headerMatch(h *routev3.HeaderMatcher) (out conf.HeaderMatch, err error) {
 	return out, err
 }
 
+// durations reads how long a stream may live, with gRPC's own limit.
+func durations(a *routev3.RouteAction, out *conf.Forward) (err error) {
+	if s := a.MaxStreamDuration; s != nil {
+		if err := only(s, "max_stream_duration", "grpc_timeout_header_max"); err != nil {
+			return fmt.Errorf("max_stream_duration: %w", err)
+		}
+		if out.MaxDuration, err = duration(s.MaxStreamDuration, 0); err != nil {
+			return fmt.Errorf("max_stream_duration: %w", err)
+		}
+		if out.MaxDuration == out.Timeout {
+			out.MaxDuration = 0 // the timeout does it
+		}
+		out.GRPCTimeout = s.GrpcTimeoutHeaderMax != nil
+		if out.GRPCMax, err = duration(s.GrpcTimeoutHeaderMax, 0); err != nil {
+			return fmt.Errorf("grpc_timeout_header_max: %w", err)
+		}
+	}
+	if a.MaxGrpcTimeout != nil && !out.GRPCTimeout { // the older name
+		out.GRPCTimeout = true
+		if out.GRPCMax, err = duration(a.MaxGrpcTimeout, 0); err != nil {
+			return fmt.Errorf("max_grpc_timeout: %w", err)
+		}
+	}
+	return nil
+}
+
 func (d *routeDecoder) forward(a *routev3.RouteAction) (*conf.Forward, error) {
-	// priority only chooses circuit breakers; max_stream_duration and max_grpc_timeout are taken when they are 0 (no limit)
-	// or what the timeout says anyhow.
+	// priority only chooses circuit breakers.
 	if err := only(a, "cluster", "cluster_header", "weighted_clusters", "cluster_not_found_response_code", "prefix_rewrite", "regex_rewrite",
 		"host_rewrite_literal", "auto_host_rewrite", "host_rewrite_header", "host_rewrite_path_regex", "append_x_forwarded_host", "timeout",
 		"idle_timeout", "retry_policy", "priority", "max_stream_duration", "max_grpc_timeout", "upgrade_configs", "hash_policy"); err != nil {
@@ -330,10 +355,8 @@ func (d *routeDecoder) forward(a *routev3.RouteAction) (*conf.Forward, error) {
 	if out.IdleTimeout != 0 {
 		return nil, errors.New("idle_timeout is not supported")
 	}
-	if s := a.MaxStreamDuration; s != nil {
-		if v := s.MaxStreamDuration.AsDuration(); v != 0 && v != out.Timeout {
-			return nil, errors.New("max_stream_duration other than 0 or the timeout is not supported")
-		}
+	if err := durations(a, out); err != nil { // after the timeout
+		return nil, err
 	}
 	if out.Retry, err = retryPolicy(a.RetryPolicy); err != nil {
 		return nil, fmt.Errorf("retry_policy: %w", err)
@@ -363,9 +386,10 @@ func (d *routeDecoder) targets(a *routev3.RouteAction, out *conf.Forward) error 
 			return errors.New("cluster_header is empty")
 		}
 	case *routev3.RouteAction_WeightedClusters:
-		if err := only(c.WeightedClusters, "clusters", "total_weight"); err != nil {
+		if err := only(c.WeightedClusters, "clusters", "total_weight", "use_hash_policy"); err != nil {
 			return fmt.Errorf("weighted_clusters: %w", err)
 		}
+		out.HashSplit = c.WeightedClusters.GetUseHashPolicy().GetValue()
 		for _, w := range c.WeightedClusters.GetClusters() {
 			if err := only(w, "name", "weight", "request_headers_to_add", "request_headers_to_remove", "response_headers_to_add", "response_headers_to_remove", "host_rewrite_literal"); err != nil {
 				return fmt.Errorf("weighted_clusters %q: %w", w.GetName(), err)

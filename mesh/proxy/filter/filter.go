@@ -31,27 +31,59 @@ type Conn struct {
 }
 
 // Chain is the filter chain of a connection. Current returns its newest config, which may change while the connection
-// lives; Draining closes when the connection should end at its next chance.
+// lives; Draining reports whether the connection should end at its next chance. OnDrain has f called once when that begins
+// (at once when it has begun), until forget is called.
 type Chain interface {
 	Current() *conf.FilterChain
 	Draining() bool
+	OnDrain(f func()) (forget func())
 }
 
-// Stream is one HTTP exchange. It is reused within a connection.
+// Source is the body of a request. Both codecs are one.
+type Source interface {
+	// NextBody returns the next piece, valid until the next call. io.EOF is the end: trailers are in the request then.
+	NextBody() ([]byte, error)
+	// BodyDone reports whether the request was read to its end.
+	BodyDone() bool
+	// BodyBuffered reports whether the rest of the body is here, so that NextBody cannot block.
+	BodyBuffered() bool
+	// Buffered is how many bytes are here and were not taken.
+	Buffered() int
+	// SetReadDeadline bounds NextBody, also one that is waiting. Zero is no bound.
+	SetReadDeadline(time.Time) error
+}
+
+// Sink takes the response. Its errors stick: the first is returned by each later call.
+type Sink interface {
+	// Continue sends an interim 100 response.
+	Continue() error
+	// Response takes the final head. minor, toHead and close matter to HTTP/1 alone.
+	Response(p *http1.Response, minor int, toHead, close bool)
+	// Body takes a piece of the body; it may wait for the peer.
+	Body([]byte) error
+	// End ends the message. Trailers may be nil.
+	End(trailers *http1.Header) error
+	// Flush sends what was gathered.
+	Flush() error
+	Err() error
+}
+
+// Stream is one HTTP exchange. It is reused, within a connection or between streams.
 type Stream struct {
 	Conn *Conn
 	HTTP *conf.HTTP
 	Req  http1.Request
 	Resp http1.Response
 	Rec  telemetry.Record
-	In   *http1.Reader // the request's body
-	Out  *http1.Writer
+	In   Source // the request's body
+	Out  Sink
 
 	Scheme       []byte
 	Internal     bool // x-envoy-internal
 	HeadWritten  bool
 	CloseAfter   bool // the downstream connection ends after this exchange
 	AttemptCount int
+	GRPCCode     int // told to gRPC clients by Reply instead of what follows from the status; 0 none
 	// PeerID and PeerMetadata are what endpoints of the mesh are told about this proxy; nil for nothing. PeerAsked says
 	// that the downstream told about itself and wants to know.
 	PeerID, PeerMetadata []byte
@@ -73,7 +105,7 @@ type HTTP interface {
 func (s *Stream) Begin(filters []HTTP, finish func(*Stream)) {
 	s.filters, s.finish = filters, finish
 	s.HeadWritten = false
-	s.AttemptCount = 0
+	s.AttemptCount, s.GRPCCode = 0, 0
 	s.PeerID, s.PeerMetadata, s.PeerAsked = nil, nil, false
 }
 
@@ -101,6 +133,10 @@ func (s *Stream) Reply(code int, body []byte, contentType, details string) {
 // ReplyWith is Reply with the headers that s.Resp already holds.
 func (s *Stream) ReplyWith(code int, body []byte, contentType, details string) {
 	r := &s.Resp
+	if GRPC(&s.Req) {
+		s.replyGRPC(code, body, details)
+		return
+	}
 	r.Status, r.Framing, r.Length = code, http1.Length, int64(len(body))
 	if len(body) == 0 {
 		r.Framing = http1.NoBody

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"sync"
+	"time"
 )
 
 const bufSize = 8 << 10
@@ -34,6 +35,20 @@ func (r *Reader) Prefill(b []byte) {
 	}
 	r.w += copy(r.buf[r.w:], b)
 }
+
+// SetReadDeadline bounds reads of the source, where that has deadlines.
+func (r *Reader) SetReadDeadline(t time.Time) error {
+	if d, ok := r.src.(interface{ SetReadDeadline(time.Time) error }); ok {
+		return d.SetReadDeadline(t)
+	}
+	return nil
+}
+
+// Peek returns what is buffered and not used yet; it is valid until the next read.
+func (r *Reader) Peek() []byte { return r.buf[r.r:r.w] }
+
+// More reads once from the source, to what is buffered.
+func (r *Reader) More() error { return r.fill(bufSize) }
 
 // Buffered returns how many bytes were read from the source and not used yet.
 func (r *Reader) Buffered() int { return r.w - r.r }

@@ -76,15 +76,48 @@ type slot struct {
 	tls  *tls.Config
 	gone atomic.Bool
 
-	mu    sync.Mutex
-	conns map[net.Conn]struct{}
+	mu      sync.Mutex
+	conns   map[net.Conn]struct{}
+	onDrain map[*drainer]struct{}
+	drained bool
 }
+
+// drainer is one call of OnDrain.
+type drainer struct{ f func() }
 
 // Current implements filter.Chain.
 func (s *slot) Current() *conf.FilterChain { return s.cur.Load() }
 
 // Draining implements filter.Chain.
 func (s *slot) Draining() bool { return s.gone.Load() || s.m.draining.Load() }
+
+// OnDrain implements filter.Chain.
+func (s *slot) OnDrain(f func()) (forget func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.drained || s.m.draining.Load() {
+		s.m.wg.Go(f)
+		return func() {}
+	}
+	d := &drainer{f}
+	s.onDrain[d] = struct{}{}
+	return func() {
+		s.mu.Lock()
+		delete(s.onDrain, d)
+		s.mu.Unlock()
+	}
+}
+
+// drain tells the connections that asked for it.
+func (s *slot) drain() {
+	s.mu.Lock()
+	ds := s.onDrain
+	s.onDrain, s.drained = map[*drainer]struct{}{}, true
+	s.mu.Unlock()
+	for d := range ds {
+		d.f()
+	}
+}
 
 // New returns a Manager without listeners.
 func New(o Options) *Manager {
@@ -163,7 +196,7 @@ func (m *Manager) table(old *table, c *conf.Listener) (*table, error) {
 		if t.slots[fc] != nil {
 			continue
 		}
-		s := &slot{m: m, conns: map[net.Conn]struct{}{}}
+		s := &slot{m: m, conns: map[net.Conn]struct{}{}, onDrain: map[*drainer]struct{}{}}
 		if fc.TLS != nil {
 			var err error
 			if s.tls, err = m.o.TLS.Server(fc.TLS); err != nil {
@@ -205,6 +238,7 @@ func (m *Manager) retire(old, next *table) {
 			continue
 		}
 		m.wg.Go(func() {
+			s.drain()
 			t := time.NewTimer(m.o.Drain)
 			defer t.Stop()
 			select {
@@ -294,6 +328,11 @@ func (m *Manager) Addrs(name string) []net.Addr {
 // It returns when every connection has ended.
 func (m *Manager) Drain(limit time.Duration) {
 	m.draining.Store(true)
+	m.mu.Lock()
+	for s := range m.slots {
+		s.drain()
+	}
+	m.mu.Unlock()
 	deadline := time.NewTimer(limit)
 	defer deadline.Stop()
 	check := time.NewTicker(20 * time.Millisecond)

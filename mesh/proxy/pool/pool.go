@@ -1,4 +1,5 @@
-// Package pool keeps upstream connections: HTTP/1.1 connections that are used again, and plain dials for TCP.
+// Package pool keeps upstream connections: HTTP/1.1 connections that are used again, HTTP/2 connections that carry many
+// requests at a time, and plain dials for TCP.
 package pool
 
 import (
@@ -25,6 +26,9 @@ type Limits struct {
 	MaxRequests    uint32        // per connection; 0 no limit
 	// Connections and Pending bound connections and requests that wait for one, over every pool of a cluster; nil is no bound.
 	Connections, Pending *breaker.Resource
+	// Of HTTP/2: streams on a connection, beside the peer's own limit (0 none), and pings (0 none).
+	MaxStreams                  uint32
+	KeepAlive, KeepAliveTimeout time.Duration
 }
 
 // Stats are counted by a pool; several pools may share one.
@@ -32,19 +36,18 @@ type Stats struct {
 	Opened, Failed, Active, Destroyed atomic.Int64
 }
 
-// Conn is one HTTP/1.1 connection. It belongs to whoever got it until Put or Discard.
+// Conn is one HTTP/1.1 connection. It belongs to whoever got it until Put or Discard. It is a Stream.
 type Conn struct {
 	net.Conn
-	R     *http1.Reader
-	W     *http1.Writer
-	Local string // our address
-	// Reused says that a request was answered on it before: if it fails before the first byte of an answer, the
-	// upstream may simply have closed it.
-	Reused bool
-	// Deadline says that a read deadline was set, which Put clears.
-	Deadline bool
+	*http1.Reader
+	*http1.Writer
 
 	pool     *HTTP
+	local    string
+	reused   bool
+	deadline bool  // a read deadline was set, which Put clears
+	mark     int64 // Written when it was given out
+
 	raw      syscall.RawConn
 	alive    bool
 	peek     func(fd uintptr) bool
@@ -52,6 +55,35 @@ type Conn struct {
 	idleAt   time.Time
 	stats    *Stats
 	gone     bool
+}
+
+// Stream is one exchange with an upstream, whatever the protocol. It belongs to whoever got it until Put or Discard.
+type Stream interface {
+	// Request takes the head, Body pieces of the body, End the end with its trailers. Errors stick and show at Flush.
+	Request(*http1.Request)
+	Body([]byte) error
+	End(trailers *http1.Header) error
+	Flush() error
+	// ReadResponse waits for the next head, interim ones included.
+	ReadResponse(p *http1.Response, lim http1.Limits, toHead bool) error
+	// NextBody returns the next piece of the answer, valid until the next call; io.EOF is the end.
+	NextBody() ([]byte, error)
+	BodyDone() bool
+	BodyBuffered() bool
+	// Buffered is how many bytes of the answer are here and were not taken.
+	Buffered() int
+	// SetReadDeadline bounds waits for the answer, also one under way.
+	SetReadDeadline(time.Time) error
+	Local() string // our address
+	// Reused says that the connection had carried a request before: if this one fails before the first byte of an
+	// answer, the upstream may simply have closed it.
+	Reused() bool
+	// Unsent says, of an exchange that failed with err, that the upstream cannot have seen anything of it.
+	Unsent(err error) bool
+	// Put ends a complete exchange that may be followed by others on the same connection.
+	Put()
+	// Discard ends an exchange that is not complete. Calling it again is harmless.
+	Discard()
 }
 
 // maxDialing bounds the connections of a pool that are being made at a time. Requests beyond wait for one of them or for one
@@ -240,7 +272,7 @@ func (p *HTTP) open(ctx context.Context) (*Conn, error) {
 	}
 	p.stats.Opened.Add(1)
 	p.stats.Active.Add(1)
-	c := &Conn{Conn: nc, Local: nc.LocalAddr().String(), R: http1.NewReader(nc), W: http1.NewWriter(nc), stats: p.stats, pool: p}
+	c := &Conn{Conn: nc, pool: p, local: nc.LocalAddr().String(), Reader: http1.NewReader(nc), Writer: http1.NewWriter(nc), stats: p.stats}
 	c.raw = rawConn(nc)
 	c.peek = func(fd uintptr) bool {
 		var b [1]byte
@@ -290,32 +322,52 @@ func (c *Conn) healthy() bool {
 	return c.raw.Read(c.peek) == nil && c.alive
 }
 
-// Put gives a connection back after a complete exchange that both sides want to follow with another.
-func (p *HTTP) Put(c *Conn) {
-	if c.R.Buffered() != 0 || !c.R.BodyDone() || c.W.Err() != nil {
+// SetReadDeadline implements Stream.
+func (c *Conn) SetReadDeadline(t time.Time) error {
+	c.deadline = true
+	return c.Conn.SetReadDeadline(t)
+}
+
+// Buffered implements Stream.
+func (c *Conn) Buffered() int { return c.Reader.Buffered() }
+
+// Local implements Stream.
+func (c *Conn) Local() string { return c.local }
+
+// Reused implements Stream.
+func (c *Conn) Reused() bool { return c.reused }
+
+// Unsent implements Stream.
+func (c *Conn) Unsent(error) bool { return c.Written == c.mark }
+
+// Put implements Stream.
+func (c *Conn) Put() {
+	p := c.pool
+	if c.Buffered() != 0 || !c.BodyDone() || c.Err() != nil {
 		c.Discard()
 		return
 	}
 	c.requests++
-	c.R.Release()
-	if c.Deadline {
+	c.Release()
+	if c.deadline {
 		if c.SetDeadline(time.Time{}) != nil {
 			c.Discard()
 			return
 		}
-		c.Deadline = false
+		c.deadline = false
 	}
+	c.mark = c.Written
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if limit := p.limits.MaxRequests; limit > 0 && c.requests >= limit {
 		c.close()
 		return
 	}
-	c.Reused = true
+	c.reused = true
 	p.give(c)
 }
 
-// Discard closes a connection that cannot be used again. Calling it twice is harmless.
+// Discard implements Stream.
 func (c *Conn) Discard() {
 	c.pool.mu.Lock()
 	first := c.leave()

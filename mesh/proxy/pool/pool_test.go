@@ -68,7 +68,7 @@ func TestFreedConnectionServesWaiterBeforeItsOwnDial(t *testing.T) {
 		second := start(t.Context(), p, began)
 		synctest.Wait() // it waits, and its dial is under way
 		time.Sleep(200 * time.Millisecond)
-		p.Put(first.conn)
+		first.conn.Put()
 		g := <-second
 		if g.conn != first.conn || g.at != 1200*time.Millisecond {
 			t.Errorf("second got %p after %v, want the freed %p after 1.2s", g.conn, g.at, first.conn)
@@ -169,12 +169,12 @@ func TestClosedPoolStillServesRequestsUnderWay(t *testing.T) {
 		if g.err != nil {
 			t.Fatalf("a request that waited at close: %v", g.err)
 		}
-		p.Put(g.conn)
+		g.conn.Put()
 		late := <-start(t.Context(), p, time.Now())
 		if late.err != nil {
 			t.Fatalf("a request that came just after close: %v", late.err)
 		}
-		p.Put(late.conn)
+		late.conn.Put()
 		synctest.Wait()
 		if n := st.Active.Load(); n != 0 || p.Idle() != 0 {
 			t.Errorf("%d open, %d idle in a closed pool", n, p.Idle())

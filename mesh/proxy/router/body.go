@@ -39,11 +39,8 @@ func (b *requestBody) begin(s *filter.Stream) bool {
 		b.complete = true
 		return true
 	}
-	if s.Req.Framing == http1.Length && s.In.BodyBuffered() {
-		p, err := s.In.NextBody()
-		b.whole, b.complete = p, err == nil
-		s.Rec.BytesIn += int64(len(p))
-		return err == nil
+	if (s.Req.Framing == http1.Length || s.Req.Major == 2) && s.In.BodyBuffered() {
+		return b.take(s)
 	}
 	b.chunked = s.Req.Framing == http1.Chunked
 	if s.Req.Expect {
@@ -53,17 +50,35 @@ func (b *requestBody) begin(s *filter.Stream) bool {
 	return true
 }
 
+// take takes a body that is here.
+func (b *requestBody) take(s *filter.Stream) bool {
+	p, err := s.In.NextBody()
+	if errors.Is(err, io.EOF) { // HTTP/2: the end came by itself
+		p, err = []byte{}, nil
+	}
+	if err != nil {
+		return false
+	}
+	b.whole, b.complete = p, true
+	s.Rec.BytesIn += int64(len(p))
+	if len(p) > 0 && s.Req.Major == 2 {
+		_, err = s.In.NextBody() // the end, which brings the trailers and leaves the piece as it is
+		return errors.Is(err, io.EOF)
+	}
+	return true
+}
+
 // replayable reports whether the body can be sent again from its start.
 func (b *requestBody) replayable() bool { return !b.overflow }
 
 // send writes the body, or starts the pump.
-func (b *requestBody) send(s *filter.Stream, c *pool.Conn, x *exchange) {
+func (b *requestBody) send(s *filter.Stream, c pool.Stream, x *exchange) {
 	b.pump = nil
 	switch {
 	case s.Req.Framing == http1.NoBody:
 	case b.whole != nil:
-		_ = c.W.Body(b.whole) // errors stick to the Writer
-		_ = c.W.End(nil)
+		_ = c.Body(b.whole) // errors stick to the Writer
+		_ = c.End(&s.Req.Trailers)
 	default:
 		p := &pump{done: make(chan struct{})}
 		b.pump = p
@@ -72,13 +87,13 @@ func (b *requestBody) send(s *filter.Stream, c *pool.Conn, x *exchange) {
 }
 
 // run is the pump's goroutine; stop and settle wait for it.
-func (b *requestBody) run(p *pump, s *filter.Stream, c *pool.Conn, x *exchange) {
+func (b *requestBody) run(p *pump, s *filter.Stream, c pool.Stream, x *exchange) {
 	defer close(p.done)
 	if len(b.saved) > 0 {
-		_ = c.W.Body(b.saved)
+		_ = c.Body(b.saved)
 	}
 	for !b.complete {
-		if s.In.Buffered() == 0 && c.W.Flush() != nil {
+		if s.In.Buffered() == 0 && c.Flush() != nil {
 			return
 		}
 		piece, err := s.In.NextBody()
@@ -99,17 +114,16 @@ func (b *requestBody) run(p *pump, s *filter.Stream, c *pool.Conn, x *exchange) 
 		} else if !b.overflow {
 			b.saved = append(b.saved, piece...)
 		}
-		if c.W.Body(piece) != nil {
+		if c.Body(piece) != nil {
 			return
 		}
 		if s.In.BodyDone() {
 			b.complete = true
 		}
 	}
-	_ = c.W.End(&s.Req.Trailers)
-	p.sent = c.W.Flush() == nil
+	_ = c.End(&s.Req.Trailers)
+	p.sent = c.Flush() == nil
 	if x.timeout > 0 && !p.stopped.Load() {
-		c.Deadline = true
 		_ = c.SetReadDeadline(time.Now().Add(x.timeout))
 	}
 }
@@ -122,9 +136,9 @@ func (b *requestBody) stop(s *filter.Stream) (gone bool) {
 	}
 	b.pump = nil
 	p.stopped.Store(true)
-	_ = s.Conn.SetReadDeadline(time.Unix(1, 0))
+	_ = s.In.SetReadDeadline(time.Unix(1, 0))
 	<-p.done
-	_ = s.Conn.SetReadDeadline(time.Time{})
+	_ = s.In.SetReadDeadline(time.Time{})
 	return p.gone
 }
 

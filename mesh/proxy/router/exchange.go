@@ -17,6 +17,7 @@ import (
 	"github.com/meshproof/meshproof/mesh/proxy/filter"
 	"github.com/meshproof/meshproof/mesh/proxy/filter/peer"
 	"github.com/meshproof/meshproof/mesh/proxy/http1"
+	"github.com/meshproof/meshproof/mesh/proxy/http2"
 	"github.com/meshproof/meshproof/mesh/proxy/outlier"
 	"github.com/meshproof/meshproof/mesh/proxy/pool"
 	"github.com/meshproof/meshproof/mesh/proxy/telemetry"
@@ -35,6 +36,7 @@ type exchange struct {
 	random  uint64
 	query   balance.Query
 	cookies [][]byte // Set-Cookie values to add to the answer
+	http2   bool     // to the upstream
 
 	timeout  time.Duration // of all tries; 0 none
 	perTry   time.Duration
@@ -45,6 +47,7 @@ type exchange struct {
 	body     requestBody
 	host     upstream.Member
 	reset    string // Envoy's reset reason of the last failure
+	stales   int
 }
 
 func (x *exchange) release() {
@@ -149,7 +152,7 @@ func (x *exchange) try(ctx context.Context, m upstream.Member, fresh bool) resul
 	if x.s.AttemptCount == 1 && x.route.Forward.AutoHost && m.Endpoint.Host != "" {
 		setHost(s, x.route.Forward, []byte(m.Endpoint.Host))
 	}
-	c, err := m.HTTP.Get(ctx, fresh)
+	c, err := m.Open(ctx, fresh, x.http2)
 	if errors.Is(err, breaker.ErrOverflow) {
 		return x.overflow()
 	}
@@ -163,10 +166,10 @@ func (x *exchange) try(ctx context.Context, m upstream.Member, fresh bool) resul
 		}
 		s.Rec.Failure = err.Error()
 		m.Report(outlier.ConnectFailed, 0)
-		return x.afterReset(true, false)
+		return x.afterReset(failure{connect: true})
 	}
 	if !x.cluster.Breakers.Requests.Take() {
-		m.HTTP.Put(c)
+		c.Put()
 		return x.overflow()
 	}
 	defer x.cluster.Breakers.Requests.Give()
@@ -177,7 +180,7 @@ func (x *exchange) try(ctx context.Context, m upstream.Member, fresh bool) resul
 			s.Rec.UpstreamURI = *uri
 		}
 	}
-	s.Rec.UpstreamLocal = c.Local
+	s.Rec.UpstreamLocal = c.Local()
 	m.Report(outlier.Connected, 0)
 	st.Requests.Add(1)
 	m.Requests.Add(1)
@@ -185,17 +188,16 @@ func (x *exchange) try(ctx context.Context, m upstream.Member, fresh bool) resul
 	defer m.Active.Add(-1)
 	sent := time.Now()
 	x.setDeadline(c, sent)
-	before := c.W.Written
-	c.W.Request(&s.Req)
+	c.Request(&s.Req)
 	x.body.send(s, c, x)
 	if x.body.pump == nil {
-		if err := c.W.Flush(); err != nil && c.W.Written == before {
+		if err := c.Flush(); err != nil && c.Unsent(err) {
 			// Not a byte went out: the connection was dead, and any request may be sent again.
-			return x.lost(c, err, true)
+			return x.lost(c, err)
 		}
 	}
 	if err := x.readHead(c); err != nil {
-		return x.lost(c, err, false)
+		return x.lost(c, err)
 	}
 	s.Rec.UpstreamTime = time.Since(sent)
 	return x.answer(c, m)
@@ -209,7 +211,7 @@ func (x *exchange) overflow() result {
 	return failed
 }
 
-func (x *exchange) setDeadline(c *pool.Conn, now time.Time) {
+func (x *exchange) setDeadline(c pool.Stream, now time.Time) {
 	d := x.deadline
 	if x.perTry > 0 {
 		if t := now.Add(x.perTry); d.IsZero() || t.Before(d) {
@@ -217,7 +219,6 @@ func (x *exchange) setDeadline(c *pool.Conn, now time.Time) {
 		}
 	}
 	if !d.IsZero() {
-		c.Deadline = true
 		_ = c.SetReadDeadline(d) // a dead connection shows at the read
 	}
 }
@@ -232,11 +233,11 @@ var (
 	vTrue        = []byte("true")
 )
 
-func (x *exchange) readHead(c *pool.Conn) error {
+func (x *exchange) readHead(c pool.Stream) error {
 	s := x.s
 	for range 16 { // interim responses are dropped: the codec has answered Expect itself
 		s.Resp.Reset()
-		if err := c.R.ReadResponse(&s.Resp, limits, s.Req.IsHead); err != nil {
+		if err := c.ReadResponse(&s.Resp, limits, s.Req.IsHead); err != nil {
 			return err
 		}
 		if s.Resp.Status >= 200 || s.Resp.Status == 101 {
@@ -247,11 +248,12 @@ func (x *exchange) readHead(c *pool.Conn) error {
 }
 
 // lost ends a try whose connection failed before an answer.
-func (x *exchange) lost(c *pool.Conn, err error, unsent bool) result {
+func (x *exchange) lost(c pool.Stream, err error) result {
 	s, st := x.s, x.cluster.Stats
-	silent := c.R.Buffered() == 0 && (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || unsent)
-	reused := c.Reused
 	gone := x.body.stop(s)
+	unsent := c.Unsent(err)
+	silent := c.Buffered() == 0 && (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, http2.ErrClosed))
+	reused := c.Reused()
 	c.Discard()
 	if gone {
 		s.Rec.Flags |= telemetry.DownstreamTermination
@@ -259,18 +261,24 @@ func (x *exchange) lost(c *pool.Conn, err error, unsent bool) result {
 		s.CloseAfter = true
 		return done
 	}
-	if reused && silent && x.body.replayable() && (unsent || idempotent(s.Req.Method)) {
+	if x.stales < maxStales && x.body.replayable() && (unsent || reused && silent && safe(s.Req.Method)) {
+		x.stales++
 		return stale
 	}
 	x.host.Errors.Add(1)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		x.host.Timeouts.Add(1)
+		x.host.Report(outlier.TimedOut, 0)
+	} else {
+		x.host.Report(outlier.ConnectFailed, 0)
+	}
 	var bad *http1.ParseError
+	var peerReset *http2.ResetError
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		st.Timeouts.Add(1)
 		s.Rec.Flags |= telemetry.UpstreamRequestTimeout
 		x.reset = "timeout"
-		x.host.Timeouts.Add(1)
-		x.host.Report(outlier.TimedOut, 0)
 		if !x.deadline.IsZero() && !time.Now().Before(x.deadline) {
 			return failed
 		}
@@ -278,27 +286,37 @@ func (x *exchange) lost(c *pool.Conn, err error, unsent bool) result {
 	case errors.As(err, &bad):
 		s.Rec.Flags |= telemetry.UpstreamProtocolError
 		x.reset = "protocol error"
-		x.host.Report(outlier.ConnectFailed, 0)
 		s.Rec.Failure = bad.Detail
+	case http2.Refused(err):
+		s.Rec.Flags |= telemetry.UpstreamRemoteReset
+		x.reset = "remote refused stream reset"
+		st.Resets.Add(1)
+		return x.afterReset(failure{refused: true})
+	case errors.As(err, &peerReset):
+		s.Rec.Flags |= telemetry.UpstreamRemoteReset
+		x.reset = "remote reset"
 	default:
 		s.Rec.Flags |= telemetry.UpstreamConnectionTermination
 		x.reset = "connection termination"
-		x.host.Report(outlier.ConnectFailed, 0)
 	}
 	st.Resets.Add(1)
-	return x.afterReset(false, unsent)
+	return x.afterReset(failure{unsent: unsent})
 }
 
-func idempotent(method []byte) bool {
+// maxStales bounds how often a request is sent again without being counted as tried.
+const maxStales = 3
+
+// safe methods (RFC 9110 section 9.2.1) may be sent again even if the upstream saw them.
+func safe(method []byte) bool {
 	switch string(method) {
-	case "GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE":
+	case "GET", "HEAD", "OPTIONS", "TRACE":
 		return true
 	}
 	return false
 }
 
 // answer passes a response on, or gives it up for another try.
-func (x *exchange) answer(c *pool.Conn, m upstream.Member) result {
+func (x *exchange) answer(c pool.Stream, m upstream.Member) result {
 	s := x.s
 	status := s.Resp.Status
 	if cl := status / 100; cl < len(x.cluster.Stats.Class) {
@@ -351,15 +369,22 @@ func (x *exchange) answer(c *pool.Conn, m upstream.Member) result {
 }
 
 // stream copies the body and settles both connections.
-func (x *exchange) stream(c *pool.Conn, m upstream.Member, closing bool) result {
+func (x *exchange) stream(c pool.Stream, m upstream.Member, closing bool) result {
 	s := x.s
+	if c.Buffered() == 0 && !c.BodyDone() {
+		_ = s.Out.Flush() // the client may wait for the head before it says more
+	}
 	for {
-		p, err := c.R.NextBody()
+		p, err := c.NextBody()
 		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {
 			s.Rec.Flags |= telemetry.UpstreamConnectionTermination
+			var r *http2.ResetError
+			if errors.As(err, &r) {
+				s.Rec.Flags = s.Rec.Flags&^telemetry.UpstreamConnectionTermination | telemetry.UpstreamRemoteReset
+			}
 			if errors.Is(err, os.ErrDeadlineExceeded) {
 				s.Rec.Flags = s.Rec.Flags&^telemetry.UpstreamConnectionTermination | telemetry.UpstreamRequestTimeout
 				x.cluster.Stats.Timeouts.Add(1)
@@ -375,7 +400,7 @@ func (x *exchange) stream(c *pool.Conn, m upstream.Member, closing bool) result 
 			return done
 		}
 		s.Rec.BytesOut += int64(len(p))
-		if s.Out.Body(p) == nil && !c.R.BodyDone() && c.R.Buffered() == 0 {
+		if s.Out.Body(p) == nil && !c.BodyDone() && c.Buffered() == 0 {
 			_ = s.Out.Flush()
 		}
 		if s.Out.Err() != nil {
@@ -386,8 +411,8 @@ func (x *exchange) stream(c *pool.Conn, m upstream.Member, closing bool) result 
 		_ = s.Out.End(&s.Resp.Trailers)
 	}
 	sentAll := x.body.settle(s)
-	if !closing && sentAll && c.R.BodyDone() {
-		m.HTTP.Put(c)
+	if !closing && sentAll && c.BodyDone() {
+		c.Put()
 	} else {
 		c.Discard()
 	}
@@ -403,14 +428,14 @@ func (x *exchange) stream(c *pool.Conn, m upstream.Member, closing bool) result 
 }
 
 // drain reads a short answer that is not wanted to its end, so that the connection can be used again.
-func (x *exchange) drain(c *pool.Conn, m upstream.Member) {
-	for c.R.BodyBuffered() {
-		if _, err := c.R.NextBody(); err != nil {
+func (x *exchange) drain(c pool.Stream, m upstream.Member) {
+	for c.BodyBuffered() {
+		if _, err := c.NextBody(); err != nil {
 			break
 		}
 	}
-	if c.R.BodyDone() && !x.s.Resp.Close && x.body.complete {
-		m.HTTP.Put(c)
+	if c.BodyDone() && !x.s.Resp.Close && x.body.complete {
+		c.Put()
 		return
 	}
 	c.Discard()
@@ -447,8 +472,16 @@ func (x *exchange) fail(code int, body, details string) {
 }
 
 // tunnel joins both connections after a 101, until one side ends.
-func (x *exchange) tunnel(c *pool.Conn) result {
+func (x *exchange) tunnel(st pool.Stream) result {
 	s := x.s
+	c, ok := st.(*pool.Conn)
+	in, ok2 := s.In.(*http1.Reader)
+	if !ok || !ok2 {
+		st.Discard()
+		s.Rec.Flags |= telemetry.UpstreamProtocolError
+		x.fail(502, "the upstream switched protocols unasked", "upstream_reset_before_response_started{protocol_error}")
+		return done
+	}
 	s.Rec.Details = "via_upstream"
 	x.levels.response(s)
 	s.CloseAfter = true
@@ -458,7 +491,7 @@ func (x *exchange) tunnel(c *pool.Conn) result {
 		return done
 	}
 	_ = c.SetDeadline(time.Time{})
-	early, late := s.In.TakeBuffered(), c.R.TakeBuffered()
+	early, late := in.TakeBuffered(), c.TakeBuffered()
 	up := make(chan int64, 1)
 	go func() {
 		n := copyAfter(c.Conn, s.Conn.Conn, early)

@@ -80,11 +80,14 @@ func hashHeader(s *filter.Stream, p *conf.HashPolicy) (uint64, bool) {
 		return xxhash.Sum64(values[0]), true
 	}
 	slices.SortFunc(values, bytes.Compare)
-	d := xxhash.New()
-	for _, v := range values {
+	var d xxhash.Digest
+	h := uint64(0)
+	for _, v := range values { // the hash of each is the seed of the next
+		d.ResetWithSeed(h)
 		_, _ = d.Write(v) // never fails
+		h = d.Sum64()
 	}
-	return d.Sum64(), true
+	return h, true
 }
 
 // cookieValue finds the first cookie of that name, without its quotes; an empty one is not there.

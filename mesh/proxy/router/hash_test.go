@@ -45,6 +45,9 @@ func TestHash(t *testing.T) {
 	both := func(a, b string) string {
 		return fmt.Sprintf("%016x", bits.RotateLeft64(xxhash.Sum64String(a), 1)^xxhash.Sum64String(b))
 	}
+	seeded := xxhash.NewWithSeed(xxhash.Sum64String("a"))
+	_, _ = seeded.WriteString("b")
+	chained := fmt.Sprintf("%016x", seeded.Sum64())
 	rewritten := header("x-user")
 	rewritten.Rewrite = &conf.RegexRewrite{Regex: regexp.MustCompile(`^([a-z]+)-\d+$`), Subst: []byte("${1}")}
 	source := conf.HashPolicy{Source: conf.HashSourceIP}
@@ -59,7 +62,7 @@ func TestHash(t *testing.T) {
 		{"header", stream("/", "x-user", "anna"), list(header("x-user")), sum("anna")},
 		{"empty header", stream("/", "x-user", ""), list(header("x-user")), sum("")},
 		{"no header", stream("/"), list(header("x-user")), none},
-		{"values in any order", stream("/", "x-user", "b", "x-user", "a"), list(header("x-user")), sum("ab")},
+		{"values in any order", stream("/", "x-user", "b", "x-user", "a"), list(header("x-user")), chained},
 		{"rewritten header", stream("/", "x-user", "anna-17"), list(rewritten), sum("anna")},
 		{"host", stream("/"), list(header("host")), sum("example.com")},
 		{"cookie", stream("/", "cookie", "a=1; user=anna; b=2"), list(cookie("user")), sum("anna")},
@@ -144,4 +147,21 @@ func TestHashDoesNotAllocate(t *testing.T) {
 	if n := testing.AllocsPerRun(100, func() { hashed(s, list) }); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
+}
+
+// FuzzHash: whatever a client sends, a hash is found without a crash, and equal requests have equal hashes.
+func FuzzHash(f *testing.F) {
+	f.Add("user=anna; a=b", "1.2.3.4, 5.6.7.8", "/a?user=x&user=y#z")
+	f.Add(`;=;user="`, ",", "?")
+	f.Add(`user=""`, "::1%eth0", "/?user=%")
+	made := cookie("user")
+	made.Make, made.Attributes = true, "; Max-Age=1"
+	f.Fuzz(func(t *testing.T, cookies, xff, target string) {
+		list := []conf.HashPolicy{made, query("user"), header("x-forwarded-for"), {Source: conf.HashSourceIP}}
+		a, set := hashed(stream(target, "cookie", cookies, "x-forwarded-for", xff), list)
+		b, _ := hashed(stream(target, "cookie", cookies, "x-forwarded-for", xff), list)
+		if a != b || !a.HasHash || len(set) > 1 {
+			t.Errorf("%v, %v, cookies %q", a, b, set)
+		}
+	})
 }

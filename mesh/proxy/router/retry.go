@@ -84,12 +84,20 @@ func (x *exchange) ms(name string) (time.Duration, bool) {
 	return time.Duration(n) * time.Millisecond, err == nil
 }
 
+// failure says how a try ended without an answer.
+type failure struct {
+	connect bool // no connection
+	unsent  bool // the upstream saw nothing of it
+	refused bool // REFUSED_STREAM
+}
+
 // afterReset decides about a try that ended without an answer.
-func (x *exchange) afterReset(connect, unsent bool) result {
+func (x *exchange) afterReset(f failure) result {
 	on := x.retry.on
 	want := on&(conf.Retry5xx|conf.RetryGatewayError|conf.RetryReset) != 0 ||
-		connect && on&conf.RetryConnectFailure != 0 ||
-		(connect || unsent) && on&conf.RetryResetBeforeRequest != 0
+		f.connect && on&conf.RetryConnectFailure != 0 ||
+		f.refused && on&conf.RetryRefusedStream != 0 ||
+		(f.connect || f.unsent) && on&conf.RetryResetBeforeRequest != 0
 	if !want {
 		return failed
 	}

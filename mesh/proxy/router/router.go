@@ -74,7 +74,7 @@ func (x *exchange) serve(ctx context.Context, t *conf.RouteTable) {
 	if f.ClusterHeader != nil {
 		name = string(s.Req.Get(string(f.ClusterHeader)))
 	} else {
-		w = split(f.Clusters, f.TotalWeight, rand.Uint64())
+		w = split(f.Clusters, f.TotalWeight, x.share(f))
 		name = w.Name
 	}
 	x.cluster = x.view.Cluster(name)
@@ -84,22 +84,18 @@ func (x *exchange) serve(ctx context.Context, t *conf.RouteTable) {
 		return
 	}
 	s.Rec.Cluster = x.cluster.Conf
-	if x.cluster.Conf.HTTP2 {
-		s.Rec.Flags |= telemetry.UpstreamProtocolError
-		s.Reply(502, []byte("the cluster speaks HTTP/2, which this proxy does not yet"), "text/plain", "upstream_http2_not_supported")
-		return
-	}
+	x.http2 = x.cluster.Conf.Protocol == conf.HTTP2Only || x.cluster.Conf.Protocol == conf.SameAsDownstream && s.Req.Major == 2
 	if up := s.Req.Upgrade; up != nil {
 		switch {
 		case string(up) == "h2c" || s.Req.Framing != http1.NoBody:
 			s.Req.Upgrade = nil // an offer that may be ignored (RFC 9110 section 7.8)
-		case !x.upgradeAllowed(up):
+		case x.http2 || !x.upgradeAllowed(up): // HTTP/2 has no Upgrade, and extended CONNECT is not built
 			s.Reply(403, nil, "", "upgrade_failed")
 			return
 		}
 	}
 	x.policy()
-	if x.cluster.Hashes() {
+	if x.cluster.Hashes() && !f.HashSplit {
 		x.query, x.cookies = hashed(s, f.Hash)
 	}
 	x.levels.order(t, x.vhost, x.route, w)
@@ -109,6 +105,17 @@ func (x *exchange) serve(ctx context.Context, t *conf.RouteTable) {
 		s.Req.Set([]byte("x-envoy-expected-rq-timeout-ms"), millis(&s.Req.Header, x.expected()))
 	}
 	x.run(ctx)
+}
+
+// share is the value that picks a weighted cluster: the request's hash where the route wants that and there is one. Unlike
+// Envoy, which hashes a cookie that is yet to be made as empty, a session's first request goes where its others will.
+func (x *exchange) share(f *conf.Forward) uint64 {
+	if f.HashSplit {
+		if x.query, x.cookies = hashed(x.s, f.Hash); x.query.HasHash {
+			return x.query.Hash
+		}
+	}
+	return rand.Uint64()
 }
 
 func (x *exchange) upgradeAllowed(proto []byte) bool {

@@ -97,7 +97,7 @@ func (s *Store) Client(c *conf.UpstreamTLS, alpn []string) (*tls.Config, error) 
 func supported(alpn []string) []string {
 	var out []string
 	for _, p := range alpn {
-		if p != "h2" && p != "istio-h2" && p != "h3" {
+		if p != "h3" {
 			out = append(out, p)
 		}
 	}

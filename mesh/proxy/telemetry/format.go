@@ -55,6 +55,8 @@ func appendCommand(b []byte, p *conf.FormatPart, r *Record) []byte {
 		switch {
 		case r.Req == nil:
 			return b
+		case r.Req.Major == 2:
+			return append(b, "HTTP/2"...)
 		case r.Req.Minor == 0:
 			return append(b, "HTTP/1.0"...)
 		}

@@ -39,7 +39,8 @@ type httpKey struct {
 	host      string // for clusters without a service
 	status    int
 	flags     Flags
-	grpc      string
+	isGRPC    bool
+	grpc      string // grpc-status
 	mtls      bool
 }
 
@@ -101,10 +102,8 @@ func (m *Metrics) HTTP(r *Record) {
 	} else if r.Direction == conf.Inbound && r.Req != nil {
 		k.host = m.inboundHost(r)
 	}
-	if r.Resp != nil {
-		if g := r.Resp.Get("grpc-status"); len(g) > 0 && len(g) < 3 {
-			k.grpc = string(g)
-		}
+	if k.isGRPC = r.GRPC; k.isGRPC {
+		k.grpc = grpcStatus(r)
 	}
 	m.mu.RLock()
 	s := m.http[k]
@@ -124,6 +123,26 @@ func (m *Metrics) HTTP(r *Record) {
 	s.resp.observe(sizeBounds, float64(out), uint64(out))
 }
 
+// grpcStatus is that of the trailers, or of a response that has nothing but a head. Codes are shared strings, and others
+// than the known ones are not counted apart: their number is the peer's to choose.
+func grpcStatus(r *Record) string {
+	if r.Resp == nil {
+		return ""
+	}
+	g := r.Resp.Trailers.Get("grpc-status")
+	if g == nil {
+		g = r.Resp.Get("grpc-status")
+	}
+	for _, c := range grpcCodes {
+		if string(g) == c {
+			return c
+		}
+	}
+	return ""
+}
+
+var grpcCodes = []string{"0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13", "14", "15", "16"}
+
 // inboundHost is the service that the client named: the workload's own canonical service unless the authority says more.
 func (m *Metrics) inboundHost(*Record) string { return "" }
 
@@ -139,7 +158,10 @@ func (m *Metrics) TCPClosed(r *Record) {
 }
 
 func (m *Metrics) tcpSeries(r *Record) *tcpSeries {
-	k := tcpKey{direction: r.Direction, cluster: r.Cluster, mtls: r.MTLS, principal: r.PeerURI}
+	k := tcpKey{direction: r.Direction, cluster: r.Cluster, mtls: r.MTLS, principal: r.UpstreamURI}
+	if r.Direction == conf.Inbound {
+		k.principal = r.PeerURI
+	}
 	if r.Endpoint != nil {
 		k.endpoint = r.Endpoint.Workload
 	}
@@ -265,7 +287,11 @@ func (m *Metrics) WritePrometheus(w io.Writer) {
 	m.mu.RLock()
 	for k, s := range m.http {
 		code := strconv.Itoa(k.status)
-		l := m.common(k.direction, k.cluster, k.endpoint, k.peer, k.principal, k.mtls, "http") +
+		protocol := "http"
+		if k.isGRPC {
+			protocol = "grpc"
+		}
+		l := m.common(k.direction, k.cluster, k.endpoint, k.peer, k.principal, k.mtls, protocol) +
 			`,response_code="` + code + `",grpc_response_status="` + k.grpc + `",response_flags="` + k.flags.String() +
 			`",connection_security_policy="` + policy(k.direction, k.mtls) + `"`
 		t := sums[l]

@@ -64,6 +64,7 @@ type Record struct {
 	Details  string // RESPONSE_CODE_DETAILS
 	Failure  string // UPSTREAM_TRANSPORT_FAILURE_REASON
 	Term     string // CONNECTION_TERMINATION_DETAILS
+	GRPC     bool   // the request was gRPC
 	BytesIn  int64
 	BytesOut int64
 	HeadIn   int64

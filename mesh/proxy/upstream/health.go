@@ -90,9 +90,10 @@ func (s *Set) Run(ctx context.Context) error {
 			s.mu.Lock()
 			for k, h := range s.hosts {
 				h.HTTP.Sweep(now)
+				h.HTTP2.Sweep(now)
 				if h.found && h.idle() {
 					delete(s.hosts, k)
-					h.HTTP.Close()
+					h.close()
 				}
 			}
 			s.mu.Unlock()
@@ -104,6 +105,7 @@ func (s *Set) Run(ctx context.Context) error {
 			s.mu.Lock()
 			for _, h := range s.hosts {
 				h.HTTP.Close()
+				h.HTTP2.End()
 			}
 			s.mu.Unlock()
 			return nil
@@ -115,7 +117,7 @@ func (s *Set) Run(ctx context.Context) error {
 func (h *Host) idle() bool {
 	before := h.uses
 	h.uses = h.Requests.Load() + h.cx.Opened.Load() + h.cx.Failed.Load()
-	return h.uses == before && h.Active.Load() == 0 && h.HTTP.Idle() == 0
+	return h.uses == before && h.Active.Load() == 0 && h.HTTP.Idle() == 0 && h.HTTP2.Connections() == 0
 }
 
 // sweep runs the sweeps that are due and returns how long it is until the next.

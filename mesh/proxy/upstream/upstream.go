@@ -93,6 +93,7 @@ type Host struct {
 	// Counters of this endpoint.
 	Requests, Errors, Success, Timeouts atomic.Int64
 	HTTP                                *pool.HTTP
+	HTTP2                               *pool.HTTP2
 	TLS                                 *conf.UpstreamTLS      // nil is plaintext
 	Mesh                                bool                   // mutual TLS with another proxy of the mesh
 	PeerURI                             atomic.Pointer[string] // SPIFFE id that the endpoint last showed; nil unknown
@@ -105,6 +106,28 @@ type Host struct {
 
 // Connections returns the host's connection counters.
 func (h *Host) Connections() *pool.Stats { return &h.cx }
+
+// Open returns an exchange with the host: on an idle connection, beside others on one that HTTP/2 shares, or on a new one.
+// fresh asks for an HTTP/1.1 connection that carried nothing yet.
+func (h *Host) Open(ctx context.Context, fresh, http2 bool) (pool.Stream, error) {
+	if http2 {
+		s, err := h.HTTP2.Get(ctx)
+		if err != nil {
+			return nil, err // not a nil in an interface
+		}
+		return s, nil
+	}
+	c, err := h.HTTP.Get(ctx, fresh)
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+func (h *Host) close() {
+	h.HTTP.Close()
+	h.HTTP2.Close()
+}
 
 // DialTCP makes a connection for bytes, not HTTP: it offers the ALPN list of the TLS context as it is.
 func (h *Host) DialTCP(ctx context.Context, limit time.Duration) (net.Conn, error) {
@@ -175,7 +198,7 @@ func (s *Set) Apply(cfg *conf.Config) error {
 	for k, h := range s.hosts {
 		if !used[k] && !(same[k.cluster] && h.found) {
 			delete(s.hosts, k)
-			h.HTTP.Close()
+			h.close()
 		}
 	}
 	return nil
@@ -277,11 +300,6 @@ func (s *Set) breakers(c *conf.Cluster) *breaker.Breakers {
 	return b
 }
 
-func (s *Set) poolLimits(c *conf.Cluster) pool.Limits {
-	b := s.limits[c.Name]
-	return pool.Limits{ConnectTimeout: c.ConnectTimeout, IdleTimeout: c.IdleTimeout, MaxRequests: c.MaxRequests, Connections: &b.Connections, Pending: &b.Pending}
-}
-
 func (s *Set) host(c *conf.Cluster, ep *conf.Endpoint, used map[hostKey]bool) (*Host, error) {
 	addr := ep.Addr.String()
 	if ep.Host != "" {
@@ -289,17 +307,23 @@ func (s *Set) host(c *conf.Cluster, ep *conf.Endpoint, used map[hostKey]bool) (*
 	}
 	t := transport(c, ep)
 	key := hostKey{c.Name, addr, tlsID(t)}
-	limits := s.poolLimits(c)
 	used[key] = true
 	if h := s.hosts[key]; h != nil {
-		h.HTTP.SetLimits(limits)
+		h.HTTP.SetLimits(s.poolLimits(c))
+		h.HTTP2.SetLimits(s.poolLimits(c))
 		return h, nil
 	}
-	h, err := s.newHost(c, addr, t, limits)
+	h, err := s.newHost(c, addr, t)
 	if err == nil {
 		s.hosts[key] = h
 	}
 	return h, err
+}
+
+func (s *Set) poolLimits(c *conf.Cluster) pool.Limits {
+	b := s.limits[c.Name]
+	return pool.Limits{ConnectTimeout: c.ConnectTimeout, IdleTimeout: c.IdleTimeout, MaxRequests: c.MaxRequests, MaxStreams: c.HTTP2.MaxStreams,
+		KeepAlive: c.HTTP2.KeepAlive, KeepAliveTimeout: c.HTTP2.KeepAliveTimeout, Connections: &b.Connections, Pending: &b.Pending}
 }
 
 func dialTCP(ctx context.Context, source netip.Addr, k conf.Keepalive, addr string) (net.Conn, error) {
@@ -310,21 +334,25 @@ func dialTCP(ctx context.Context, source netip.Addr, k conf.Keepalive, addr stri
 	return d.DialContext(ctx, "tcp", addr)
 }
 
-func (s *Set) newHost(c *conf.Cluster, addr string, t *conf.UpstreamTLS, limits pool.Limits) (*Host, error) {
+func (s *Set) newHost(c *conf.Cluster, addr string, t *conf.UpstreamTLS) (*Host, error) {
 	plain := func(ctx context.Context) (net.Conn, error) { return s.dial(ctx, c.BindSource, c.Keepalive, addr) }
 	h := &Host{Addr: addr, TLS: t, dialTCP: plain, Outlier: outlier.Host{Addr: addr}}
-	dialHTTP := pool.Dial(plain)
+	dialHTTP, dialHTTP2 := pool.Dial(plain), pool.Dial(plain)
 	if t != nil {
 		var err error
 		h.Mesh = slices.Contains(t.ALPN, "istio")
 		if dialHTTP, err = s.dialTLS(h, plain, t, httpALPN(t.ALPN)); err != nil {
 			return nil, err
 		}
+		if dialHTTP2, err = s.dialTLS(h, plain, t, http2ALPN(t.ALPN)); err != nil {
+			return nil, err
+		}
 		if h.dialTCP, err = s.dialTLS(h, plain, t, t.ALPN); err != nil {
 			return nil, err
 		}
 	}
-	h.HTTP = pool.NewHTTP(dialHTTP, limits, &h.cx)
+	h.HTTP = pool.NewHTTP(dialHTTP, s.poolLimits(c), &h.cx)
+	h.HTTP2 = pool.NewHTTP2(dialHTTP2, s.poolLimits(c), &h.cx)
 	return h, nil
 }
 
@@ -340,6 +368,14 @@ func httpALPN(list []string) []string {
 		}
 	}
 	return out
+}
+
+// http2ALPN is the same for HTTP/2.
+func http2ALPN(list []string) []string {
+	if slices.Contains(list, "istio") {
+		return []string{"istio-h2", "istio", "h2"}
+	}
+	return []string{"h2"}
 }
 
 func (s *Set) dialTLS(h *Host, plain pool.Dial, t *conf.UpstreamTLS, alpn []string) (pool.Dial, error) {
@@ -397,7 +433,7 @@ func (c *Cluster) original(addr netip.AddrPort) (Member, bool) {
 	h := s.hosts[key]
 	if h == nil {
 		var err error
-		if h, err = s.newHost(c.Conf, key.addr, c.Conf.TLS, s.poolLimits(c.Conf)); err != nil {
+		if h, err = s.newHost(c.Conf, key.addr, c.Conf.TLS); err != nil {
 			return Member{}, false
 		}
 		h.found = true

@@ -12,6 +12,7 @@ import (
 	"github.com/meshproof/meshproof/mesh/proxy/conf"
 	"github.com/meshproof/meshproof/mesh/proxy/filter"
 	"github.com/meshproof/meshproof/mesh/proxy/http1"
+	"github.com/meshproof/meshproof/mesh/proxy/http2"
 	"github.com/meshproof/meshproof/mesh/proxy/telemetry"
 )
 
@@ -35,10 +36,57 @@ type Manager struct {
 
 // Serve reads requests from c until the connection ends, the chain drains, or ctx is done. It does not close c.
 func (m *Manager) Serve(ctx context.Context, c *filter.Conn) {
-	s := &filter.Stream{Conn: c, In: http1.NewReader(c.Conn), Out: http1.NewWriter(c.Conn)}
-	s.In.Prefill(c.Prefix)
-	defer s.In.Release()
-	conn := connection{m: m, s: s}
+	in := http1.NewReader(c.Conn)
+	in.Prefill(c.Prefix)
+	two, ok := http2Wanted(c, in)
+	switch {
+	case !ok:
+		in.Release()
+	case two:
+		prefix := in.TakeBuffered()
+		in.Release()
+		m.serve2(ctx, c, prefix)
+	default:
+		m.serve1(ctx, c, in)
+	}
+}
+
+// http2Wanted decides on the codec: by the chain's config, by ALPN, or by the first bytes (Envoy's codec_type AUTO).
+func http2Wanted(c *filter.Conn, in *http1.Reader) (two, ok bool) {
+	h := c.Chain.Current().HTTP
+	switch {
+	case h.Codec == conf.CodecHTTP1:
+		return false, true
+	case h.Codec == conf.CodecHTTP2 || c.ALPN == "h2" || c.ALPN == "istio-h2":
+		return true, true
+	}
+	if in.Buffered() == 0 && c.ALPN != "" {
+		return false, true
+	}
+	if h.IdleTimeout > 0 && in.Buffered() == 0 {
+		_ = c.SetReadDeadline(time.Now().Add(h.IdleTimeout))
+	}
+	for {
+		two, sure := http2.LooksLike(in.Peek())
+		if sure {
+			return two, true
+		}
+		if err := in.More(); err != nil {
+			// The drain wakes connections that say nothing.
+			if errors.Is(err, os.ErrDeadlineExceeded) && h.IdleTimeout == 0 && !c.Chain.Draining() {
+				_ = c.SetReadDeadline(time.Time{})
+				continue
+			}
+			return false, false
+		}
+	}
+}
+
+// serve1 serves HTTP/1.
+func (m *Manager) serve1(ctx context.Context, c *filter.Conn, in *http1.Reader) {
+	s := &filter.Stream{Conn: c, Out: http1.NewWriter(c.Conn), In: in}
+	defer in.Release()
+	conn := connection{m: m, s: s, in: in}
 	defer func() { _ = s.Out.Flush() }()
 	for first := true; ; first = false {
 		if !conn.await(first) {
@@ -53,6 +101,7 @@ func (m *Manager) Serve(ctx context.Context, c *filter.Conn) {
 type connection struct {
 	m     *Manager
 	s     *filter.Stream
+	in    *http1.Reader
 	http  *conf.HTTP
 	armed time.Time // when the idle deadline was last set
 	idle  time.Duration
@@ -62,7 +111,7 @@ type connection struct {
 func (c *connection) await(first bool) bool {
 	s := c.s
 	c.config()
-	if s.In.Buffered() > 0 {
+	if c.in.Buffered() > 0 {
 		return true
 	}
 	if !first && s.Conn.Chain.Draining() {
@@ -70,7 +119,7 @@ func (c *connection) await(first bool) bool {
 	}
 	c.arm(time.Now())
 	for {
-		err := s.In.Wait()
+		err := c.in.Wait()
 		if err == nil {
 			return true
 		}
@@ -113,19 +162,12 @@ func (c *connection) one(ctx context.Context) bool {
 	s.HTTP = h
 	s.Req.Reset()
 	now := time.Now()
-	s.Rec = telemetry.Record{Req: &s.Req, Start: now, Direction: s.Conn.Direction, Local: s.Conn.Local, Remote: s.Conn.Remote, SNI: s.Conn.SNI,
-		PeerURI: s.Conn.PeerURI, LocalURI: s.Conn.LocalURI, MTLS: s.Conn.PeerURI != ""}
-	s.Begin(c.m.Filters, finish)
-	s.CloseAfter = false
-	s.Scheme = schemeHTTP
-	if s.Conn.TLS {
-		s.Scheme = schemeHTTPS
-	}
+	c.m.begin(s, now)
 	if h.HeadersTimeout > 0 {
 		_ = s.Conn.SetReadDeadline(now.Add(h.HeadersTimeout))
 		c.armed = time.Time{}
 	}
-	err := s.In.ReadRequest(&s.Req, http1.Limits{HeadBytes: h.MaxHeaderBytes, Headers: h.MaxHeaders, HTTP10: h.HTTP10})
+	err := c.in.ReadRequest(&s.Req, http1.Limits{HeadBytes: h.MaxHeaderBytes, Headers: h.MaxHeaders, HTTP10: h.HTTP10})
 	if err != nil {
 		return c.refuse(err)
 	}
@@ -137,7 +179,7 @@ func (c *connection) one(ctx context.Context) bool {
 		_ = s.Conn.SetReadDeadline(time.Time{})
 		c.armed = time.Time{}
 	}
-	if c.request() {
+	if c.m.request(s) {
 		c.m.Router.Serve(ctx, s)
 	}
 	if s.Out.Flush() != nil {
@@ -164,14 +206,26 @@ func (c *connection) skip() bool {
 	return true
 }
 
+// begin prepares s for the request that came at now.
+func (m *Manager) begin(s *filter.Stream, now time.Time) {
+	s.Rec = telemetry.Record{Req: &s.Req, Start: now, Direction: s.Conn.Direction, Local: s.Conn.Local, Remote: s.Conn.Remote, SNI: s.Conn.SNI,
+		PeerURI: s.Conn.PeerURI, LocalURI: s.Conn.LocalURI, MTLS: s.Conn.PeerURI != ""}
+	s.Begin(m.Filters, finish)
+	s.CloseAfter = false
+	s.Scheme = schemeHTTP
+	if s.Conn.TLS {
+		s.Scheme = schemeHTTPS
+	}
+}
+
 // request runs the filters; false means that the request is answered.
-func (c *connection) request() bool {
-	s := c.s
-	if code, details := c.prepare(); code != 0 {
+func (m *Manager) request(s *filter.Stream) bool {
+	s.Rec.GRPC = filter.GRPC(&s.Req)
+	if code, details := prepare(s); code != 0 {
 		s.Reply(code, nil, "", details)
 		return false
 	}
-	for _, f := range c.m.Filters {
+	for _, f := range m.Filters {
 		if f.Request(s) {
 			return false
 		}

@@ -48,8 +48,7 @@ func finish(s *filter.Stream) {
 }
 
 // prepare does what Envoy does to request heads before filters run. A code other than 0 refuses the request.
-func (c *connection) prepare() (code int, details string) {
-	s := c.s
+func prepare(s *filter.Stream) (code int, details string) {
 	q, h := &s.Req, s.HTTP
 	if string(q.Method) == "CONNECT" {
 		return 403, "upgrade_failed"
@@ -74,8 +73,9 @@ func (c *connection) prepare() (code int, details string) {
 			return code, details
 		}
 	}
-	c.forwarded()
-	c.clientCert()
+	forwarded(s)
+	clientCert(s)
+	q.Scheme = s.Scheme
 	switch {
 	case !q.Has("x-request-id"):
 		if h.GenerateRequestID {
@@ -88,8 +88,7 @@ func (c *connection) prepare() (code int, details string) {
 }
 
 // forwarded keeps x-forwarded-for, x-forwarded-proto and x-envoy-internal, and drops what only friends may say.
-func (c *connection) forwarded() {
-	s := c.s
+func forwarded(s *filter.Stream) {
 	q, h := &s.Req, s.HTTP
 	remote := s.Conn.Remote.Addr().Unmap()
 	xff := q.Get("x-forwarded-for")
@@ -178,8 +177,7 @@ func nthFromRight(xff []byte, n int) (netip.Addr, bool) {
 func private(a netip.Addr) bool { return a.IsPrivate() || a.IsLoopback() }
 
 // clientCert keeps x-forwarded-client-cert as the mode says.
-func (c *connection) clientCert() {
-	s := c.s
+func clientCert(s *filter.Stream) {
 	q := &s.Req
 	mode := s.HTTP.XFCC
 	if mode == conf.XFCCAlwaysForwardOnly {

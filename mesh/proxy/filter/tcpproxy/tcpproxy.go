@@ -80,6 +80,12 @@ func (p *Proxy) connect(ctx context.Context, c *filter.Conn, t *conf.TCP, rec *t
 		if err == nil {
 			rec.Flags &^= telemetry.UpstreamConnectionFailure
 			m.Report(outlier.ConnectedFinal, 0)
+			if c.Direction != conf.Inbound {
+				rec.MTLS = m.Mesh
+				if uri := m.PeerURI.Load(); uri != nil {
+					rec.UpstreamURI = *uri
+				}
+			}
 			return up, m.Host, bound
 		}
 		m.Report(connectResult(err), 0)
