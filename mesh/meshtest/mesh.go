@@ -39,6 +39,9 @@ import (
 	"github.com/meshproof/meshproof/mesh/xds/server"
 )
 
+// clusterID is the control plane's own cluster.
+const clusterID = "Kubernetes"
+
 // Mesh is a control plane with workloads. Everything ends with the test.
 type Mesh struct {
 	t       testing.TB
@@ -64,7 +67,7 @@ func New(t testing.TB, objects string) *Mesh {
 	}
 	m := &Mesh{t: t, dir: t.TempDir(), services: map[string]*corev1.Service{}, log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))}
 	m.builder = model.NewBuilder(model.Mesh{
-		TrustDomain: "cluster.local", DomainSuffix: "cluster.local", ClusterID: "Kubernetes", MeshID: "cluster.local", RootNamespace: "istio-system",
+		TrustDomain: "cluster.local", DomainSuffix: "cluster.local", ClusterID: clusterID, MeshID: "cluster.local", RootNamespace: "istio-system",
 	}, time.Now)
 	m.server = server.New(server.Options{Source: translate.New(), Log: m.log, Identifier: "meshtest"})
 	m.serve()
@@ -184,8 +187,32 @@ func (m *Mesh) decode(raw map[string]any) any {
 	return nil
 }
 
-// endpoints makes the EndpointSlice of a service from the workloads that it selects.
+// Record adds or replaces objects of one cluster, such as namespaces and gateways' Services, and pushes.
+func (m *Mesh) Record(cluster string, objects ...any) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, o := range objects {
+		m.builder.SetIn(cluster, o)
+	}
+	m.push()
+}
+
+// endpoints makes the EndpointSlices of a service from the workloads that it selects, one in each cluster that has workloads. The
+// service is there too.
 func (m *Mesh) endpoints(s *corev1.Service) {
+	clusters := map[string]bool{clusterID: true}
+	for _, w := range m.workloads {
+		clusters[w.Cluster] = true
+	}
+	for c := range clusters {
+		if c != clusterID {
+			m.builder.SetIn(c, s)
+		}
+		m.builder.SetIn(c, m.slice(s, c))
+	}
+}
+
+func (m *Mesh) slice(s *corev1.Service, cluster string) *discoveryv1.EndpointSlice {
 	yes, tcp := true, corev1.ProtocolTCP
 	es := &discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{Namespace: s.Namespace, Name: s.Name + "-1", Labels: map[string]string{discoveryv1.LabelServiceName: s.Name}}, AddressType: discoveryv1.AddressTypeIPv4}
 	for _, p := range s.Spec.Ports {
@@ -196,14 +223,14 @@ func (m *Mesh) endpoints(s *corev1.Service) {
 		es.Ports = append(es.Ports, discoveryv1.EndpointPort{Name: &p.Name, Port: &target, Protocol: &tcp})
 	}
 	for _, w := range m.workloads {
-		if w.Namespace == s.Namespace && len(s.Spec.Selector) > 0 && model.Matches(s.Spec.Selector, w.Labels) {
+		if w.Cluster == cluster && w.Namespace == s.Namespace && len(s.Spec.Selector) > 0 && model.Matches(s.Spec.Selector, w.Labels) {
 			es.Endpoints = append(es.Endpoints, discoveryv1.Endpoint{
 				Addresses: []string{w.IP}, Conditions: discoveryv1.EndpointConditions{Ready: &yes, Serving: &yes},
 				TargetRef: &corev1.ObjectReference{Kind: "Pod", Namespace: w.Namespace, Name: w.Name},
 			})
 		}
 	}
-	m.builder.Set(es)
+	return es
 }
 
 func (m *Mesh) push() { m.server.Publish(m.builder.Build()) }

@@ -34,8 +34,8 @@ func replicas(t *testing.T, rule string, n int) (m *Mesh, client *Workload, seen
 	return m, client, seen, failing
 }
 
-// TestStickyByCookie: the write-up's sticky session, by Istio's own words.
-func TestStickyByCookie(t *testing.T) {
+// TestCookieOfTheMesh: the write-up's sticky session, by Istio's own words, sets a cookie of exactly this form.
+func TestCookieOfTheMesh(t *testing.T) {
 	_, client, _, _ := replicas(t, `
 apiVersion: networking.istio.io/v1
 kind: DestinationRule

@@ -3,6 +3,7 @@ package meshtest
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -29,6 +30,8 @@ type Workload struct {
 	Handler         http.Handler // nil for a client only
 	Bare            bool         // no sidecar
 	Gateway         bool         // a gateway instead of a sidecar
+	Cluster         string       // where it runs; the control plane's own when empty
+	Metadata        map[string]any
 
 	IP string // set by Add
 
@@ -51,6 +54,9 @@ func (m *Mesh) Add(w *Workload) *Workload {
 	if w.Port == 0 {
 		w.Port = 8080
 	}
+	if w.Cluster == "" {
+		w.Cluster = clusterID
+	}
 	w.m, w.wanted = m, map[netip.AddrPort]chan netip.AddrPort{}
 	m.mu.Lock()
 	n := len(m.workloads) + 1
@@ -69,7 +75,7 @@ func (m *Mesh) Add(w *Workload) *Workload {
 	if !w.Bare {
 		labels["security.istio.io/tlsMode"] = "istio"
 	}
-	m.builder.Set(&corev1.Pod{
+	m.builder.SetIn(w.Cluster, &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Namespace: w.Namespace, Name: w.Name, Labels: labels}, Spec: corev1.PodSpec{ServiceAccountName: w.ServiceAccount},
 		Status: corev1.PodStatus{PodIP: w.IP, Phase: corev1.PodRunning},
 	})
@@ -115,13 +121,15 @@ func (w *Workload) runProxy() {
 	for k, v := range w.Labels {
 		labels[k] = v
 	}
+	meta := map[string]any{"NAMESPACE": w.Namespace, "NAME": w.Name, "LABELS": labels, "CLUSTER_ID": w.Cluster}
+	maps.Copy(meta, w.Metadata)
 	ready := make(chan struct{})
 	b := proxy.Bootstrap{
 		NodeID:   fmt.Sprintf("%s~%s~%s.%s~%s.svc.cluster.local", role, w.IP, w.Name, w.Namespace, w.Namespace),
-		Metadata: map[string]any{"NAMESPACE": w.Namespace, "NAME": w.Name, "LABELS": labels, "CLUSTER_ID": "Kubernetes"},
+		Metadata: meta,
 		Workload: conf.Workload{
 			Name: w.Name, Namespace: w.Namespace, Canonical: w.Labels["app"], CanonicalRevision: w.Labels["version"], App: w.Labels["app"],
-			Version: w.Labels["version"], Cluster: "Kubernetes", Principal: principal,
+			Version: w.Labels["version"], Cluster: w.Cluster, Principal: principal,
 		},
 		Discovery: client.DialOptions{Address: w.m.address, RootFile: w.m.roots(), TokenFile: token},
 		CertTTL:   time.Hour, Admin: net.JoinHostPort(w.IP, "15000"), DrainTime: time.Second, StopTime: 100 * time.Millisecond,

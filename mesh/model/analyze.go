@@ -39,6 +39,7 @@ func references(s *Snapshot) []ObjectProblem {
 			}
 		}
 	}
+	a.gateways()
 	for _, r := range s.DestinationRules {
 		a.meta = &r.Meta
 		if !strings.HasPrefix(r.Host, "*") && s.Service(r.Host) == nil {
@@ -74,6 +75,51 @@ func (a *analysis) gateway(field, name string) {
 		all = append(all, g.Name())
 	}
 	a.warn(field, fmt.Sprintf("there is no Gateway %s", full), suggestion(full, all))
+}
+
+// gateways finds servers that have to give way to those of older Gateways for the same proxies: a port is HTTP in clear or something
+// else, and behind TLS each name belongs to one server.
+func (a *analysis) gateways() {
+	type port struct {
+		selector string
+		number   uint32
+	}
+	type name struct {
+		port
+		host string
+	}
+	kinds, names := map[port]*Gateway{}, map[name]*Gateway{}
+	inClear := map[port]bool{}
+	for _, g := range a.s.Gateways {
+		a.meta = &g.Meta
+		for i, srv := range g.Spec.Spec.Servers {
+			p := port{fmt.Sprint(g.Spec.Spec.Selector), srv.GetPort().GetNumber()}
+			protocol := strings.ToUpper(srv.GetPort().GetProtocol())
+			plain := protocol != "HTTPS" && protocol != "TLS" && protocol != "TCP"
+			if kinds[p] == nil {
+				kinds[p], inClear[p] = g, plain
+			}
+			if inClear[p] != plain {
+				a.warn(fmt.Sprintf("spec.servers[%d].port", i), fmt.Sprintf("%s on port %d, which Gateway %s has for another protocol: this server is not served", protocol, p.number, kinds[p].Name()), "use another port")
+				continue
+			}
+			if plain || srv.GetTls() == nil {
+				continue // HTTP in clear is told apart by its host header, all servers together
+			}
+			for j, h := range srv.Hosts {
+				_, host, ok := strings.Cut(h, "/")
+				if !ok {
+					host = h
+				}
+				n := name{p, host}
+				if other := names[n]; other != nil {
+					a.warn(fmt.Sprintf("spec.servers[%d].hosts[%d]", i, j), fmt.Sprintf("%q on port %d is served by Gateway %s", host, p.number, other.Name()), "name each host once")
+					continue
+				}
+				names[n] = g
+			}
+		}
+	}
 }
 
 func (a *analysis) destination(at string, d *networkingv1alpha3.Destination) {

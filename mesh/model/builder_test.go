@@ -1,6 +1,8 @@
 package model
 
 import (
+	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -143,6 +145,36 @@ func TestReferences(t *testing.T) {
 	s = b.Build()
 	if len(s.Problems) != 2 || s.Problems[1].Problem.Field != "spec.http[0].route[0].destination.subset" {
 		t.Errorf("problems are %+v", s.Problems)
+	}
+}
+
+// Servers that give way to older ones are named.
+func TestGatewaysThatShareAPort(t *testing.T) {
+	b := newBuilder()
+	gateway := func(name string, age int64, selector string, servers ...*networkingv1alpha3.Server) {
+		b.Set(&networking.Gateway{
+			ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "ns", Generation: 1, CreationTimestamp: metav1.Unix(age, 0)},
+			Spec:       networkingv1alpha3.Gateway{Selector: map[string]string{"istio": selector}, Servers: servers},
+		})
+	}
+	server := func(port uint32, protocol string, mode networkingv1alpha3.ServerTLSSettings_TLSmode, host string) *networkingv1alpha3.Server {
+		s := &networkingv1alpha3.Server{Port: &networkingv1alpha3.Port{Number: port, Name: fmt.Sprintf("%s-%s", protocol, host), Protocol: protocol}, Hosts: []string{host}}
+		if protocol == "TLS" {
+			s.Tls = &networkingv1alpha3.ServerTLSSettings{Mode: mode}
+		}
+		return s
+	}
+	const pass = networkingv1alpha3.ServerTLSSettings_PASSTHROUGH
+	gateway("old", 1, "ingress", server(80, "HTTP", 0, "a.example.com"), server(443, "TLS", pass, "a.example.com"))
+	gateway("fine", 2, "ingress", server(80, "HTTP", 0, "a.example.com"), server(443, "TLS", pass, "b.example.com"))
+	gateway("elsewhere", 3, "egress", server(80, "TLS", pass, "a.example.com"))
+	gateway("new", 4, "ingress", server(80, "TLS", pass, "c.example.com"), server(443, "TLS", pass, "ns/a.example.com"))
+	var got []string
+	for _, p := range b.Build().Problems {
+		got = append(got, p.Object.Name+" "+p.Problem.Field)
+	}
+	if want := []string{"new spec.servers[0].port", "new spec.servers[1].hosts[0]"}; !slices.Equal(got, want) {
+		t.Errorf("problems are %q, want %q", got, want)
 	}
 }
 

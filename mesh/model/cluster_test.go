@@ -225,3 +225,21 @@ func TestView(t *testing.T) {
 		}
 	}
 }
+
+func TestClusterLocal(t *testing.T) {
+	b := newMesh()
+	for _, tt := range []struct {
+		namespace, name, app string
+		want                 bool
+	}{
+		{"kube-system", "kube-dns", "", true}, {"default", "kubernetes", "", true}, {"default", "hello", "", false},
+		{"istio-system", "istiod-green", "istiod", true}, {"istio-system", "istio-ingressgateway", "istio-ingressgateway", false}, {"ns", "kubernetes", "istiod", false},
+	} {
+		o := service(tt.name)
+		o.Namespace, o.Labels = tt.namespace, map[string]string{"app": tt.app}
+		b.SetIn("remote", o)
+		if got := b.Build().Service(tt.name + "." + tt.namespace + ".svc.cluster.local"); got == nil || got.ClusterLocal != tt.want {
+			t.Errorf("%s/%s: %+v", tt.namespace, tt.name, got)
+		}
+	}
+}

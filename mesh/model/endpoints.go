@@ -7,7 +7,9 @@ import (
 	"slices"
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 func (b *Builder) buildServices(s *Snapshot) {
@@ -58,10 +60,17 @@ func (b *Builder) mergeService(key string) *Service {
 		if out == nil {
 			out = svc
 			out.ClusterVIPs = map[string][]string{}
+			out.ClusterLocal = b.clusterLocal(o)
 		}
 		out.ClusterVIPs[id] = svc.VIPs
 	}
 	return out
+}
+
+// clusterLocal is Istio's rule: what belongs to a cluster itself, and its control plane (pilot/pkg/model/cluster_local.go).
+func (b *Builder) clusterLocal(o *corev1.Service) bool {
+	return o.Namespace == metav1.NamespaceSystem || o.Namespace == metav1.NamespaceDefault && o.Name == "kubernetes" ||
+		o.Namespace == b.mesh.RootNamespace && o.Labels["app"] == "istiod"
 }
 
 func (b *Builder) buildEndpoints(s *Snapshot) {

@@ -90,10 +90,12 @@ type Service struct {
 	// ClusterVIPs are the addresses in each cluster that has the service, by cluster: it is one service wherever namespace and name
 	// are the same.
 	ClusterVIPs map[string][]string
-	Ports       []Port
-	Labels      map[string]string
-	Selector    map[string]string
-	ExportTo    []string // "*", "." or namespaces; empty means "*"
+	// ClusterLocal services are another service in each cluster: callers see the endpoints of their own cluster only.
+	ClusterLocal bool
+	Ports        []Port
+	Labels       map[string]string
+	Selector     map[string]string
+	ExportTo     []string // "*", "." or namespaces; empty means "*"
 }
 
 // Port is a port of a Service.

@@ -69,7 +69,7 @@ func (o *outbound) addService(set *xds.Set, svc *model.Service, dnat bool) {
 		return serviceClusters(svc, rule, eps.Identities, dnat), nil
 	})
 	set.Clusters = append(set.Clusters, cs...)
-	from := o.near(rule)
+	from := o.near(svc, rule)
 	es, _ := o.t.endpoints.get(o.s.Sequence, endpointKey{svc, rule, eps, from, dnat}, func() ([]*endpointv3.ClusterLoadAssignment, error) {
 		a := &assigner{mesh: o.s.Mesh, nets: o.nets, from: from, labels: o.labels, dnat: dnat}
 		return a.assignments(svc, rule, eps), nil

@@ -31,6 +31,7 @@ type assigner struct {
 	nets   *networks
 	from   place
 	labels map[string]string // of the caller
+	local  bool              // only the caller's own cluster counts
 	dnat   bool              // for the clusters that mutual TLS is passed on to by SNI
 }
 
@@ -41,6 +42,7 @@ func (a *assigner) assignments(svc *model.Service, rule *model.DestinationRule, 
 	if a.dnat {
 		name = sniOf
 	}
+	a.local = svc.ClusterLocal
 	for _, p := range svc.Ports {
 		if p.Protocol == model.UDP {
 			continue
@@ -89,7 +91,7 @@ func (a *assigner) assignment(name string, eps []*model.Endpoint, policy *networ
 func (a *assigner) groups(eps []*model.Endpoint, tls *networking.ClientTLSSettings) []*group {
 	var out []*group
 	for _, e := range eps {
-		if !a.from.sees(e.Network) || a.dnat && !takesMutualTLS(e, tls) {
+		if a.local && e.Cluster != a.from.cluster || !a.from.sees(e.Network) || a.dnat && !takesMutualTLS(e, tls) {
 			continue
 		}
 		i, found := slices.BinarySearchFunc(out, e, func(g *group, e *model.Endpoint) int {
@@ -117,16 +119,14 @@ func (a *assigner) fill(g *group, tls *networking.ClientTLSSettings) {
 	}
 	through := map[model.NetworkGateway]uint32{}
 	for _, e := range eps {
-		gws := a.nets.to(e.Network, e.Cluster)
-		// A caller that does not know its own network takes the gateway where there is one.
-		unknown := a.from.network == "" && e.Network != ""
-		if len(gws) == 0 || !unknown && (e.Network == "" || e.Network == a.from.network) {
+		if !a.nets.behindGateway(e, a.from.network) {
 			add(e, lbEndpoint(a.mesh, e, a.nets.scale))
 			continue
 		}
 		if !takesMutualTLS(e, tls) {
 			continue // only mutual TLS carries the name by which a gateway passes on
 		}
+		gws := a.nets.to(e.Network, e.Cluster)
 		for _, gw := range gws {
 			through[gw] += a.nets.scale / uint32(len(gws))
 		}

@@ -103,7 +103,8 @@ func (o *outbound) addListeners(set *xds.Set) error {
 	return nil
 }
 
-// addresses are where connections to a port go to: the virtual addresses, or for headless services those of the pods.
+// addresses are where connections to a port go to: the virtual addresses, or for headless services those of the pods that the
+// scope's proxies reach without a gateway.
 func (o *outbound) addresses(svc *model.Service, p model.Port) []string {
 	if !svc.Headless {
 		return o.vips(svc)
@@ -111,7 +112,7 @@ func (o *outbound) addresses(svc *model.Service, p model.Port) []string {
 	var out []string
 	if eps := o.s.Endpoints(svc.Hostname); eps != nil {
 		for _, e := range eps.ByPort[p.Name] {
-			if !slices.Contains(out, e.Address) {
+			if !o.behindGateway(e) && !slices.Contains(out, e.Address) {
 				out = append(out, e.Address)
 			}
 		}

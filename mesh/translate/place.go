@@ -26,9 +26,12 @@ func (p place) sees(network string) bool {
 	return p.networks == "" || network == "" || strings.Contains(p.networks, "\n"+network+"\n")
 }
 
-// near is the part of a scope's place that a rule's endpoints depend on.
-func (o *outbound) near(rule *model.DestinationRule) place {
+// near is the part of a scope's place that the endpoints of a service with a rule depend on.
+func (o *outbound) near(svc *model.Service, rule *model.DestinationRule) place {
 	p := place{networks: o.scope.networks, gateways: o.nets.text}
+	if svc.ClusterLocal {
+		p.cluster = cmp.Or(o.scope.cluster, o.s.Mesh.ClusterID)
+	}
 	if p.gateways != "" {
 		p.network = o.scope.network
 	}
@@ -85,6 +88,15 @@ func (n *networks) to(network, cluster string) []model.NetworkGateway {
 		return own
 	}
 	return all
+}
+
+// behindGateway tells whether an endpoint is reached by its network's gateway alone from a network, empty if that is not known.
+func (n *networks) behindGateway(e *model.Endpoint, from string) bool {
+	return e.Network != "" && e.Network != from && len(n.gateways[e.Network]) > 0
+}
+
+func (o *outbound) behindGateway(e *model.Endpoint) bool {
+	return o.nets.behindGateway(e, o.scope.network)
 }
 
 func sortedGateways(m map[model.NetworkGateway]uint32) []model.NetworkGateway {

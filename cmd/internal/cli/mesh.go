@@ -44,7 +44,8 @@ func (a *app) meshCommand() *cobra.Command {
 	p.StringVar(&f.context, "context", "", "context of the kubeconfig")
 	_ = c.RegisterFlagCompletionFunc("lab", a.completeLabs)
 	_ = c.MarkPersistentFlagFilename("kubeconfig")
-	c.AddCommand(a.meshInstall(&f), a.meshUninstall(&f), a.meshOperator(&f), a.meshTag(&f), a.meshVersion(&f), a.proxyStatus(&f), a.proxyConfig(&f))
+	c.AddCommand(a.meshInstall(&f), a.meshUninstall(&f), a.meshOperator(&f), a.meshTag(&f), a.meshVersion(&f), a.proxyStatus(&f), a.proxyConfig(&f),
+		a.meshCerts(&f), a.createRemoteSecret(&f), a.remoteClusters(&f))
 	return c
 }
 
@@ -81,26 +82,28 @@ func (a *app) client(ctx context.Context, f *meshFlags) (*workload.Client, error
 	return c, failed(err)
 }
 
-// controlPlanes asks every control plane of the cluster, through port-forwards.
-func controlPlanes(ctx context.Context, c *workload.Client, ask func(base, revision string) error) error {
-	pods, err := c.Typed.CoreV1().Pods(env.MeshNamespace).List(ctx, metav1.ListOptions{LabelSelector: "app=istiod"})
-	if err != nil {
-		return failed(fmt.Errorf("control planes: %w", err))
-	}
+// controlPlanes asks every control plane of the clusters, through port-forwards.
+func controlPlanes(ctx context.Context, in []*workload.Client, ask func(base, pod, revision string) error) error {
 	asked := 0
-	for _, p := range pods.Items {
-		if p.DeletionTimestamp != nil || p.Status.Phase != "Running" {
-			continue
-		}
-		addr, tunnel, err := c.Forward(ctx, p.Namespace, p.Name, 15014)
+	for _, c := range in {
+		pods, err := c.Typed.CoreV1().Pods(env.MeshNamespace).List(ctx, metav1.ListOptions{LabelSelector: "app=istiod"})
 		if err != nil {
-			return failed(err)
+			return failed(fmt.Errorf("control planes: %w", err))
 		}
-		err = ask("http://"+addr, p.Labels["istio.io/rev"])
-		if err := errors.Join(err, tunnel.Close()); err != nil {
-			return failed(err)
+		for _, p := range pods.Items {
+			if p.DeletionTimestamp != nil || p.Status.Phase != "Running" {
+				continue
+			}
+			addr, tunnel, err := c.Forward(ctx, p.Namespace, p.Name, 15014)
+			if err != nil {
+				return failed(err)
+			}
+			err = ask("http://"+addr, p.Name, p.Labels["istio.io/rev"])
+			if err := errors.Join(err, tunnel.Close()); err != nil {
+				return failed(err)
+			}
+			asked++
 		}
-		asked++
 	}
 	if asked == 0 {
 		return failed(fmt.Errorf("no control plane runs in %s; install one with: meshproof mesh install", env.MeshNamespace))
@@ -131,13 +134,13 @@ func (a *app) meshVersion(f *meshFlags) *cobra.Command {
 		Example: "  meshproof mesh version",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := a.client(cmd.Context(), f)
+			c, err := a.clients(cmd.Context(), f)
 			if err != nil {
 				return err
 			}
 			v := meshVersions{Client: version.Version}
 			proxies := map[string]int{}
-			err = controlPlanes(cmd.Context(), c, func(base, revision string) error {
+			err = controlPlanes(cmd.Context(), c, func(base, _, revision string) error {
 				said, err := istiodVersion(cmd.Context(), base)
 				if err != nil {
 					return err
@@ -227,13 +230,13 @@ func (a *app) proxyStatus(f *meshFlags) *cobra.Command {
 		Example: "  meshproof mesh proxy-status\n  meshproof mesh proxy-status loadagent",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := a.client(cmd.Context(), f)
+			c, err := a.clients(cmd.Context(), f)
 			if err != nil {
 				return err
 			}
 			list := []status.Proxy{}
 			var problems []string
-			err = controlPlanes(cmd.Context(), c, func(base, _ string) error {
+			err = controlPlanes(cmd.Context(), c, func(base, _, _ string) error {
 				got, err := status.Syncz(cmd.Context(), once(), base)
 				if err != nil {
 					return err

@@ -49,7 +49,7 @@ func (a *app) proxyConfig(f *meshFlags) *cobra.Command {
 				if !ok {
 					namespace = "default"
 				}
-				client, err := a.client(cmd.Context(), f)
+				client, err := a.holder(cmd.Context(), f, namespace, pod)
 				if err != nil {
 					return err
 				}
