@@ -175,6 +175,9 @@ func (r run) judgeNew() verdict.Claim {
 		Confounder: "an answer to its name that was remembered; the caller's resolver remembers none", Evidence: streamFiles(newStream),
 	}
 	r.since(&c, rs, r.added, r.plan.newWithin, func(evidence.Request) bool { return true })
+	if i := slices.IndexFunc(rs, func(q evidence.Request) bool { return q.Class == expect.OK }); i >= 0 {
+		c.Observed += fmt.Sprintf(", the first %s after it was made", verdict.Seconds(time.Duration(rs[i].Done-r.added.UnixNano()).Seconds()))
+	}
 	return c
 }
 
@@ -195,8 +198,12 @@ func (r run) since(c *verdict.Claim, rs []evidence.Request, moment time.Time, wi
 	c.Window = &verdict.Window{From: moment, To: moment.Add(max(last, within))}
 	c.Interval = &verdict.Interval{Unit: "s", Observed: last.Seconds(), Low: 0, High: within.Seconds()}
 	c.Outcome = verdict.Pass
-	c.Observed = fmt.Sprintf("%s after %d of %d requests, then all by %s", verdict.Seconds(last.Seconds()), bad, len(rs),
-		places(slices.DeleteFunc(slices.Clone(rs), func(q evidence.Request) bool { return q.Intended <= moment.Add(last).UnixNano() && bad > 0 })))
+	after := slices.DeleteFunc(slices.Clone(rs), func(q evidence.Request) bool { return bad > 0 && q.Intended <= moment.Add(last).UnixNano() })
+	if bad == 0 {
+		c.Observed = fmt.Sprintf("none of %d requests was wrong: all by %s", len(rs), places(after))
+	} else {
+		c.Observed = fmt.Sprintf("%s, %d of %d requests; then all by %s", verdict.Seconds(last.Seconds()), bad, len(rs), places(after))
+	}
 	switch {
 	case len(rs) == 0:
 		c.Outcome, c.Reason, c.Observed, c.Interval = verdict.Inconclusive, "no request was sent in this time", "nothing", nil
