@@ -83,10 +83,25 @@ type Link interface {
 
 // Impairment is how a link is slowed. Zero fields change nothing.
 type Impairment struct {
-	Delay  time.Duration // added to each packet
-	Jitter time.Duration // up to this much more or less
-	Loss   float64       // share of packets, 0 to 1
-	Rate   uint64        // bytes per second
+	Delay  time.Duration `json:"delay,omitempty"`  // added to each packet; JSON has nanoseconds
+	Jitter time.Duration `json:"jitter,omitempty"` // up to this much more or less
+	Loss   float64       `json:"loss,omitempty"`   // share of packets, 0 to 1
+	Rate   uint64        `json:"rate,omitempty"`   // bytes per second
+}
+
+// Linked is a Lab that remembers what was done to its links.
+type Linked interface {
+	Lab
+	// Links lists those that are cut or slowed.
+	Links(ctx context.Context) ([]LinkState, error)
+}
+
+// LinkState is how a link differs from a whole one.
+type LinkState struct {
+	A    string      `json:"a"` // clusters, in the order of the lab
+	B    string      `json:"b"`
+	Cut  bool        `json:"cut,omitempty"`
+	Slow *Impairment `json:"slow,omitempty"`
 }
 
 // Cluster is one Kubernetes cluster of a lab.

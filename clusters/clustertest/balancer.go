@@ -2,6 +2,8 @@ package clustertest
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"slices"
@@ -133,25 +135,21 @@ func (s *suite) local(t *testing.T, ip string) {
 func (s *suite) host(t *testing.T, b clusters.Balanced, ip string) {
 	ctx, cancel := context.WithTimeout(t.Context(), budget)
 	defer cancel()
-	for {
+	var got clusters.LoadBalancer
+	Eventually(t, budget, func() error {
 		list, err := b.LoadBalancers()
-		if err != nil {
-			t.Fatal(err)
-		}
 		i := slices.IndexFunc(list, func(lb clusters.LoadBalancer) bool { return lb.Namespace == namespace && lb.Service == "balanced" })
-		if i >= 0 {
-			got := list[i]
-			if got.IP != ip || len(got.Ports) != 1 || got.Ports[0].Port != 80 || got.Ports[0].Local == "" {
-				t.Fatalf("load balancer %+v, want address %s and port 80 with an address on this host", got, ip)
-			}
-			if name, err := httpGet(ctx, "http://"+got.Ports[0].Local, nil); err != nil || name != s.podNames[0] {
-				t.Errorf("%s: %q, %v; want %s", got.Ports[0].Local, name, err, s.podNames[0])
-			}
-			return
+		if err != nil || i < 0 {
+			return fmt.Errorf("load balancers of this host: %+v, %v; want clustertest/balanced", list, err)
 		}
-		if ctx.Err() != nil {
-			t.Fatalf("load balancers of this host: %+v, want clustertest/balanced", list)
-		}
+		got = list[i]
+		return nil
+	})
+	if got.IP != ip || len(got.Ports) != 1 || got.Ports[0].Port != 80 || got.Ports[0].Local == "" {
+		t.Fatalf("load balancer %+v, want address %s and port 80 with an address on this host", got, ip)
+	}
+	if name, err := httpGet(ctx, "http://"+got.Ports[0].Local, nil); err != nil || name != s.podNames[0] {
+		t.Errorf("%s: %q, %v; want %s", got.Ports[0].Local, name, err, s.podNames[0])
 	}
 }
 
@@ -163,16 +161,13 @@ func (s *suite) release(t *testing.T, ip string) string {
 	if err := s.kube.Delete(ctx, namespace, gone); err != nil {
 		t.Fatal(err)
 	}
-	for {
+	Eventually(t, budget, func() error {
 		conn, err := s.dial(t, ip+":80")
 		if err != nil {
-			break
+			return nil
 		}
-		_ = conn.Close()
-		if ctx.Err() != nil {
-			t.Fatalf("%s accepts connections although its Service is gone", ip)
-		}
-	}
+		return errors.Join(fmt.Errorf("%s accepts connections although its Service is gone", ip), conn.Close())
+	})
 	next := s.balanced(t)
 	if err := s.kube.Delete(ctx, namespace, gone); err != nil {
 		t.Error(err)

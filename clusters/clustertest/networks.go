@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"golang.org/x/sync/errgroup"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -195,6 +197,7 @@ func (p *pair) cut(t *testing.T) {
 	if err := p.link(t).Cut(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	p.state(t, clusters.LinkState{A: "east", B: "west", Cut: true})
 	took, err := p.across(t.Context())
 	if err == nil || took < 2*time.Second { // the client's patience
 		t.Errorf("over a cut link: %v after %s; want it to hang", err, took)
@@ -208,6 +211,20 @@ func (p *pair) cut(t *testing.T) {
 	if _, err := p.across(t.Context()); err != nil {
 		t.Errorf("over a healed link: %v", err)
 	}
+	p.state(t)
+}
+
+// state compares what the lab tells of its links, where it does.
+func (p *pair) state(t *testing.T, want ...clusters.LinkState) {
+	t.Helper()
+	l, ok := p.lab.(clusters.Linked)
+	if !ok {
+		return
+	}
+	got, err := l.Links(t.Context())
+	if err != nil || !cmp.Equal(want, got, cmpopts.EquateEmpty()) {
+		t.Errorf("links %+v, %v; want %+v", got, err, want)
+	}
 }
 
 func (p *pair) slow(t *testing.T) {
@@ -215,6 +232,7 @@ func (p *pair) slow(t *testing.T) {
 	if err := p.link(t).Slow(t.Context(), clusters.Impairment{Delay: delay}); err != nil {
 		t.Fatal(err)
 	}
+	p.state(t, clusters.LinkState{A: "east", B: "west", Slow: &clusters.Impairment{Delay: delay}})
 	took, err := p.across(t.Context())
 	if err != nil || took < 4*delay { // to connect and to ask, there and back
 		t.Errorf("with %s each way: %v after %s, want at least %s", delay, err, took, 4*delay)
@@ -268,6 +286,10 @@ func (p *pair) capture(t *testing.T) {
 	}
 	if across < 8 { // three to connect, request, answer and their acknowledgements, two to part
 		t.Errorf("%d of %d packets on the link are of the connection to %s, want at least 8", across, len(frames), p.service)
+	}
+	// Down has to cope with a link that is not whole.
+	if err := p.link(t).Slow(t.Context(), clusters.Impairment{Delay: time.Millisecond}); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -2,6 +2,7 @@ package local
 
 import (
 	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 )
@@ -64,5 +65,35 @@ func TestCgroup(t *testing.T) {
 	}
 	if left, err := removeCgroup(name, 0); err != nil || len(left) > 0 {
 		t.Errorf("a second time: left %v, %v", left, err)
+	}
+}
+
+func TestControllersOf(t *testing.T) {
+	v2 := func(controllers string) hierarchy {
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, "cgroup.controllers"), []byte(controllers+"\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return hierarchy{path: dir, v2: true}
+	}
+	v1 := func(name string) hierarchy { return hierarchy{path: "/sys/fs/cgroup/" + name} }
+	for name, c := range map[string]struct {
+		hs    []hierarchy
+		lacks []string
+	}{
+		"v1":              {[]hierarchy{v1("cpu,cpuacct"), v1("cpuset"), v1("memory"), v1("pids")}, nil},
+		"v1 without pids": {[]hierarchy{v1("cpu"), v1("cpuset"), v1("memory")}, []string{"pids"}},
+		"v2":              {[]hierarchy{v2("cpuset cpu io memory hugetlb pids")}, nil},
+		"v2, all taken":   {[]hierarchy{v2("hugetlb")}, []string{"cpu", "cpuset", "memory", "pids"}},
+		"hybrid":          {[]hierarchy{v1("cpu"), v1("cpuset"), v2("memory pids")}, nil},
+		"nothing mounted": {nil, []string{"cpu", "cpuset", "memory", "pids"}},
+	} {
+		_, lacks, err := controllersOf(c.hs)
+		if err != nil || !slices.Equal(lacks, c.lacks) {
+			t.Errorf("%s: lacks %v, %v; want %v", name, lacks, err, c.lacks)
+		}
+	}
+	if _, _, err := controllersOf([]hierarchy{{path: t.TempDir(), v2: true}}); err == nil {
+		t.Error("a folder that is no hierarchy is taken for one")
 	}
 }

@@ -97,8 +97,27 @@ func checkCgroups() clusters.Check {
 	if err != nil {
 		return missing(name, "mount /proc", "%v", err)
 	}
+	version, lacks, err := controllersOf(hs)
+	if err != nil {
+		return missing(name, "mount cgroup2 on /sys/fs/cgroup", "%v", err)
+	}
+	if len(lacks) > 0 {
+		return missing(name, cgroupCure, "%s without %s", version, strings.Join(lacks, ", "))
+	}
+	if os.Geteuid() != 0 {
+		return ok(name, "%s", version)
+	}
+	if err := tryCgroup(); err != nil {
+		return missing(name, "run on the host rather than in a container, or move the processes of its root cgroup into a child cgroup first", "%s: %v", version, err)
+	}
+	return ok(name, "%s, groups can be made", version)
+}
+
+// controllersOf tells the cgroup version that kubelet will go by, and which of the controllers that pods need are mounted nowhere.
+func controllersOf(hs []hierarchy) (version string, lacks []string, err error) {
 	// Hybrid hosts spread the controllers over both versions; kubelet goes by what is mounted on /sys/fs/cgroup.
-	version, have := "v1", map[string]bool{}
+	version = "v1"
+	have := map[string]bool{}
 	for _, h := range hs {
 		if !h.v2 {
 			for c := range strings.SplitSeq(filepath.Base(h.path), ",") {
@@ -111,29 +130,18 @@ func checkCgroups() clusters.Check {
 		}
 		b, err := os.ReadFile(filepath.Join(h.path, "cgroup.controllers"))
 		if err != nil {
-			return missing(name, "mount cgroup2 on /sys/fs/cgroup", "%v", err)
+			return version, nil, err
 		}
 		for c := range strings.FieldsSeq(string(b)) {
 			have[c] = true
 		}
 	}
-	var lacks []string
 	for _, c := range []string{"cpu", "cpuset", "memory", "pids"} {
 		if !have[c] {
 			lacks = append(lacks, c)
 		}
 	}
-	if len(lacks) > 0 {
-		return missing(name, "mount cgroup2 on /sys/fs/cgroup with these controllers, or use the provider kind, once meshproof up --help lists it",
-			"%s without %s", version, strings.Join(lacks, ", "))
-	}
-	if os.Geteuid() != 0 {
-		return ok(name, "%s", version)
-	}
-	if err := tryCgroup(); err != nil {
-		return missing(name, "run on the host rather than in a container, or move the processes of its root cgroup into a child cgroup first", "%s: %v", version, err)
-	}
-	return ok(name, "%s, groups can be made", version)
+	return version, lacks, nil
 }
 
 // tryCgroup makes a group and looks whether it has the controllers: in a container's root cgroup the kernel may refuse.

@@ -20,14 +20,6 @@ import (
 // The keeper takes orders on a socket in the lab's folder, which only its owner can open.
 const controlSocket = "keeper.sock"
 
-// linkState is how a link differs from a plain cable.
-type linkState struct {
-	A    string               `json:"a"`
-	B    string               `json:"b"`
-	Cut  bool                 `json:"cut,omitempty"`
-	Slow *clusters.Impairment `json:"slow,omitempty"`
-}
-
 // listenControl opens the keeper's socket. The folder's path may be longer than a socket's may, so it goes by descriptor.
 func listenControl(labDir string) (net.Listener, error) {
 	dir, err := os.Open(labDir)
@@ -55,7 +47,7 @@ func controlHandler(links *linkSet) http.Handler {
 		w.WriteHeader(http.StatusNoContent)
 	}
 	mux.HandleFunc("POST /links/{a}/{b}/cut", func(w http.ResponseWriter, r *http.Request) {
-		reply(w, links.change(r.PathValue("a"), r.PathValue("b"), func(s *linkState) { s.Cut = true }))
+		reply(w, links.change(r.PathValue("a"), r.PathValue("b"), func(s *clusters.LinkState) { s.Cut = true }))
 	})
 	mux.HandleFunc("POST /links/{a}/{b}/slow", func(w http.ResponseWriter, r *http.Request) {
 		how := &clusters.Impairment{}
@@ -63,10 +55,10 @@ func controlHandler(links *linkSet) http.Handler {
 			reply(w, err)
 			return
 		}
-		reply(w, links.change(r.PathValue("a"), r.PathValue("b"), func(s *linkState) { s.Slow = how }))
+		reply(w, links.change(r.PathValue("a"), r.PathValue("b"), func(s *clusters.LinkState) { s.Slow = how }))
 	})
 	mux.HandleFunc("POST /links/{a}/{b}/heal", func(w http.ResponseWriter, r *http.Request) {
-		reply(w, links.change(r.PathValue("a"), r.PathValue("b"), func(s *linkState) { s.Cut, s.Slow = false, nil }))
+		reply(w, links.change(r.PathValue("a"), r.PathValue("b"), func(s *clusters.LinkState) { s.Cut, s.Slow = false, nil }))
 	})
 	mux.HandleFunc("GET /links", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")

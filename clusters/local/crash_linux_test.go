@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/meshproof/meshproof/clusters"
+	"github.com/meshproof/meshproof/clusters/clustertest"
 )
 
 // componentPID finds a running component of a lab by its name.
@@ -37,21 +39,22 @@ func componentPID(t *testing.T, l *lab, name string) int {
 // brokenBecause waits until List shows the lab broken and the detail has the words.
 func brokenBecause(t *testing.T, p *Provider, lab, words string) {
 	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
-	var last string
-	for time.Now().Before(deadline) {
+	clustertest.Eventually(t, 10*time.Second, func() error {
 		list, err := p.List(t.Context())
 		if err != nil {
-			t.Fatal(err)
+			return err
 		}
 		for _, s := range list {
-			last = s.State + ": " + s.Detail
-			if s.Lab == lab && s.State == "broken" && strings.Contains(s.Detail, words) {
-				return
+			if s.Lab != lab {
+				continue
 			}
+			if s.State == "broken" && strings.Contains(s.Detail, words) {
+				return nil
+			}
+			return fmt.Errorf("lab %s is %s: %s; want broken because of %q", lab, s.State, s.Detail, words)
 		}
-	}
-	t.Errorf("lab %s: %s; want broken because of %q", lab, last, words)
+		return fmt.Errorf("lab %s is not listed", lab)
+	})
 }
 
 func TestDownAfterKill(t *testing.T) {
@@ -253,10 +256,8 @@ func testRunner(opts, name string) error {
 
 func waitFile(t *testing.T, path string) {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
-		if _, err := os.Stat(path); err == nil {
-			return
-		}
-	}
-	t.Fatalf("%s did not appear", path)
+	clustertest.Eventually(t, 30*time.Second, func() error {
+		_, err := os.Stat(path)
+		return err
+	})
 }

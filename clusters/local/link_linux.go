@@ -25,7 +25,7 @@ type linkSet struct {
 }
 
 type changedLink struct {
-	linkState
+	clusters.LinkState
 	relay *link.Relay
 }
 
@@ -34,7 +34,7 @@ func newLinkSet(st *labState, fab *fabric.Fabric) *linkSet {
 }
 
 // change brings a link into another state; what cannot be done leaves it as it was.
-func (s *linkSet) change(a, b string, edit func(*linkState)) error {
+func (s *linkSet) change(a, b string, edit func(*clusters.LinkState)) error {
 	x, y, err := s.st.pair(a, b)
 	if err != nil {
 		return err
@@ -44,9 +44,9 @@ func (s *linkSet) change(a, b string, edit func(*linkState)) error {
 	key := [2]int{x.Index, y.Index}
 	l := s.links[key]
 	if l == nil {
-		l = &changedLink{linkState: linkState{A: x.Name, B: y.Name}}
+		l = &changedLink{LinkState: clusters.LinkState{A: x.Name, B: y.Name}}
 	}
-	next := l.linkState
+	next := l.LinkState
 	edit(&next)
 	if next.Slow != nil {
 		if err := link.Check(*next.Slow); err != nil {
@@ -57,7 +57,7 @@ func (s *linkSet) change(a, b string, edit func(*linkState)) error {
 		l.relay.Stop()
 		l.relay = nil
 	}
-	l.linkState = next
+	l.LinkState = next
 	s.links[key] = l
 	if !next.Cut && next.Slow == nil {
 		delete(s.links, key)
@@ -71,14 +71,14 @@ func (s *linkSet) change(a, b string, edit func(*linkState)) error {
 	return err
 }
 
-func (s *linkSet) list() []linkState {
+func (s *linkSet) list() []clusters.LinkState {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	out := []linkState{}
+	out := []clusters.LinkState{}
 	for _, l := range s.links {
-		out = append(out, l.linkState)
+		out = append(out, l.LinkState)
 	}
-	slices.SortFunc(out, func(a, b linkState) int { return cmp.Or(cmp.Compare(a.A, b.A), cmp.Compare(a.B, b.B)) })
+	slices.SortFunc(out, func(a, b clusters.LinkState) int { return cmp.Or(cmp.Compare(a.A, b.A), cmp.Compare(a.B, b.B)) })
 	return out
 }
 
@@ -132,6 +132,14 @@ func (l *lab) Link(a, b string) (clusters.Link, error) {
 		return nil, fmt.Errorf("lab %q: %w", l.st.Name, err)
 	}
 	return &labLink{lab: l, a: x, b: y}, nil
+}
+
+var _ clusters.Linked = (*lab)(nil)
+
+// Links implements clusters.Linked.
+func (l *lab) Links(ctx context.Context) (out []clusters.LinkState, err error) {
+	err = l.control(ctx, http.MethodGet, "/links", nil, &out)
+	return out, err
 }
 
 func (k *labLink) order(ctx context.Context, what string, body any) error {

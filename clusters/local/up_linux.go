@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -22,6 +23,8 @@ const upBudget = 3 * time.Minute
 
 // aptCure is the line that installs what a node takes from the operating system.
 const aptCure = "apt-get install -y runc nftables"
+
+const cgroupCure = "mount cgroup2 on /sys/fs/cgroup with these controllers, or use the provider kind, once meshproof up --help lists it"
 
 // Up implements clusters.Provider. It needs root.
 func (p *Provider) Up(ctx context.Context, spec clusters.Spec, progress clusters.Progress) (clusters.Lab, error) {
@@ -44,6 +47,14 @@ func (p *Provider) up(ctx context.Context, spec clusters.Spec, progress clusters
 		if _, err := exec.LookPath(b); err != nil {
 			return nil, fmt.Errorf("%w: run: %s", err, aptCure)
 		}
+	}
+	// Without them nodes become Ready all the same, and no pod ever starts.
+	hs, err := hierarchies()
+	if err != nil {
+		return nil, err
+	}
+	if version, lacks, err := controllersOf(hs); err != nil || len(lacks) > 0 {
+		return nil, errors.Join(fmt.Errorf("%w: cgroup %s without %s: %s", ErrUnsupported, version, strings.Join(lacks, ", "), cgroupCure), err)
 	}
 	bin, err := p.binaries(ctx, progress)
 	if err != nil {

@@ -64,7 +64,7 @@ func loadBalancer(site int) string { return addr(10, 64, site, 9).String() }
 
 var served = []string{"6443", "8080"}
 
-func newFabric(t *testing.T, sites ...Site) *testFabric {
+func newFabric(t testing.TB, sites ...Site) *testFabric {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: it makes network namespaces")
@@ -113,7 +113,7 @@ func newFabric(t *testing.T, sites ...Site) *testFabric {
 }
 
 // settle asks until there is an answer.
-func (f *testFabric) settle(t *testing.T, from, to string) {
+func (f *testFabric) settle(t testing.TB, from, to string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
@@ -130,7 +130,7 @@ func (f *testFabric) settle(t *testing.T, from, to string) {
 	}
 }
 
-func remove(t *testing.T, nl *netlink.Handle, name string) {
+func remove(t testing.TB, nl *netlink.Handle, name string) {
 	t.Helper()
 	l, err := nl.LinkByName(name)
 	if err == nil {
@@ -141,7 +141,7 @@ func remove(t *testing.T, nl *netlink.Handle, name string) {
 	}
 }
 
-func (f *testFabric) node(t *testing.T, s Site, j int) {
+func (f *testFabric) node(t testing.TB, s Site, j int) {
 	t.Helper()
 	ns, err := newNamespace()
 	if err != nil {
@@ -385,7 +385,7 @@ func TestConnect(t *testing.T) {
 }
 
 // relay puts a relay into the cable for the length of f.
-func relay(t *testing.T, fabric *testFabric, how clusters.Impairment, f func()) {
+func relay(t testing.TB, fabric *testFabric, how clusters.Impairment, f func()) {
 	t.Helper()
 	if err := fabric.Connect(0, 1, false); err != nil {
 		t.Fatal(err)
@@ -454,4 +454,32 @@ func TestCapture(t *testing.T) {
 		t.Fatal(err)
 	}
 	checkCapture(t, &file, podIP(0, 0), podIP(1, 0), size)
+}
+
+// BenchmarkCable downloads over a cable that the kernel carries and one that a relay does.
+func BenchmarkCable(b *testing.B) {
+	f := newFabric(b, site(0, "east", "network1", 1), site(1, "west", "network1", 1))
+	from, to := NodeIP(0, 0).String(), podIP(1, 0)+":8080"
+	const size = 32 << 20
+	download := func(b *testing.B) {
+		b.SetBytes(size)
+		for b.Loop() {
+			if got, err := f.get(b.Context(), from, to+"/?bytes="+strconv.Itoa(size)); err != nil || len(got) != size {
+				b.Fatalf("%d bytes, %v", len(got), err)
+			}
+		}
+	}
+	exchange := func(b *testing.B) {
+		for b.Loop() {
+			if _, err := f.get(b.Context(), from, to); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+	b.Run("kernel/download", download)
+	b.Run("kernel/exchange", exchange)
+	relay(b, f, clusters.Impairment{Delay: 1}, func() {
+		b.Run("relay/download", download)
+		b.Run("relay/exchange", exchange)
+	})
 }

@@ -106,6 +106,9 @@ as in a router whose buffer is that deep.`,
 		if how == (clusters.Impairment{}) {
 			return usage("%s: give --delay, --loss or --rate", c.CommandPath())
 		}
+		if how.Jitter > how.Delay {
+			return usage("--jitter: %s is more than --delay %s, and no packet arrives before it is sent", how.Jitter, how.Delay)
+		}
 		return nil
 	}
 	return c

@@ -19,6 +19,8 @@ type labStatus struct {
 	MemoryBytes uint64    `json:"memoryBytes,omitempty"` // proportional set size of all processes
 	Kubeconfigs []string  `json:"kubeconfigs,omitempty"`
 	Ports       []labPort `json:"ports,omitempty"`
+	// Links that are cut or slowed.
+	Links []clusters.LinkState `json:"links,omitempty"`
 }
 
 // labPort is one TCP port of a load balancer with the address on this host that leads to it.
@@ -45,6 +47,11 @@ func readStatus(ctx context.Context, provider clusters.Provider, s clusters.Stat
 	opened, err := provider.Open(ctx, s.Lab)
 	if err != nil {
 		return r, nil // its row says broken, and why
+	}
+	if l, ok := opened.(clusters.Linked); ok {
+		if r.Links, err = l.Links(ctx); err != nil {
+			return r, err
+		}
 	}
 	for _, c := range opened.Clusters() {
 		r.Kubeconfigs = append(r.Kubeconfigs, c.Kubeconfig())
@@ -117,12 +124,29 @@ func printStatus(w io.Writer, rows []labStatus) error {
 		})
 		ports = ports || len(r.Ports) > 0
 	}
-	if err := columns(w, []string{"LAB", "PROVIDER", "STATE", "CLUSTERS", "AGE", "MEMORY", "KUBECONFIG", "DETAIL"}, cells); err != nil || !ports {
+	if err := columns(w, []string{"LAB", "PROVIDER", "STATE", "CLUSTERS", "AGE", "MEMORY", "KUBECONFIG", "DETAIL"}, cells); err != nil {
 		return err
 	}
-	if _, err := fmt.Fprintln(w); err != nil {
-		return err
+	var changed [][]string
+	for _, r := range rows {
+		for _, l := range r.Links {
+			state := "cut"
+			if !l.Cut && l.Slow != nil {
+				state = describeImpairment(*l.Slow)
+			}
+			changed = append(changed, []string{r.Lab, l.A + " -- " + l.B, state})
+		}
 	}
+	if len(changed) > 0 {
+		fmt.Fprintln(w)
+		if err := columns(w, []string{"LAB", "LINK", "STATE"}, changed); err != nil {
+			return err
+		}
+	}
+	if !ports {
+		return nil
+	}
+	fmt.Fprintln(w)
 	cells = nil
 	for _, r := range rows {
 		for _, p := range r.Ports {
