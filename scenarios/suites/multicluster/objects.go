@@ -72,8 +72,7 @@ metadata: {name: %[2]s, namespace: %[1]s}
 spec:
   hosts: [%[2]s]
   http:
-  - timeout: %[4]s
-    retries: {attempts: 0}
+  - retries: {attempts: 1, perTryTimeout: %[4]s, retryOn: connect-failure}
     route:
     - destination: {host: %[2]s}
 `, namespace, host, second, pl.callTimeout, outlier(pl))

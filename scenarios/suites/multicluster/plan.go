@@ -38,7 +38,9 @@ type plan struct {
 	errors       int           // gateway errors in a row after which a host is ejected
 	interval     time.Duration // of the sweep that lets hosts return
 	baseEjection time.Duration
-	callTimeout  time.Duration // of a call to what stands in both clusters
+	// callTimeout is of a try to call what stands in both clusters. It is not the route's timeout: that caps the grpc-timeout of
+	// callers too, which then ends the call first, and outlier detection does not hear of it.
+	callTimeout time.Duration
 
 	newWithin, failoverWithin, returnWithin time.Duration
 }
