@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"time"
 
@@ -159,11 +160,25 @@ func (e *Env) installMeshes(ctx context.Context, progress clusters.Progress) err
 
 // attach finds the control plane and the gateway of a site's mesh.
 func (e *Env) attach(ctx context.Context, s *Site, driver string) (Mesh, error) {
-	m := &istioMesh{served: e.servedBy(s), driver: driver, revision: e.Spec.Mesh.Revision, http: e.HTTP(5 * time.Second)}
-	var err error
-	if m.istiod, err = s.PodAddress(ctx, MeshNamespace, "app=istiod,istio.io/rev="+m.revision, monitoringPort); err != nil {
+	m := &istioMesh{served: e.servedBy(s), driver: driver, revision: e.Spec.Mesh.Revision, istiod: fmt.Sprintf("istiod:%d", monitoringPort)}
+	find := func(ctx context.Context) (string, error) {
+		return s.PodAddress(ctx, MeshNamespace, "app=istiod,istio.io/rev="+m.revision, monitoringPort)
+	}
+	_, err := find(ctx)
+	if err != nil {
 		return nil, err
 	}
+	// The pod may be another by the time of the next connection.
+	m.http = &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{
+		MaxIdleConnsPerHost: 4, DisableCompression: true,
+		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			addr, err := find(ctx)
+			if err != nil {
+				return nil, err
+			}
+			return e.Dial(ctx, network, addr)
+		},
+	}}
 	if m.ingress, err = s.ServiceNodePort(ctx, MeshNamespace, ingressName, 80); err != nil {
 		return nil, err
 	}
@@ -198,7 +213,7 @@ type istioMesh struct {
 	served   []*Site // whose proxies are connected to it; its own cluster first
 	driver   string
 	revision string
-	istiod   string // host:port of the control plane's debug endpoints
+	istiod   string // host:port of the control plane's debug endpoints, for http alone
 	ingress  string
 	http     *http.Client
 }

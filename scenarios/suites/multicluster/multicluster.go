@@ -161,7 +161,11 @@ func (s *stage) deploy(ctx context.Context, pl plan) error {
 	if err := s.ready(ctx, s.ns, load); err != nil {
 		return err
 	}
-	if c := drive.Apply(ctx, s.e, s.rec, "policies", policies(s.ns, s.second.Cluster.Name(), pl)); c.Err != nil {
+	objects := [][]byte{door(s.ns)}
+	if !s.e.Control {
+		objects = append(objects, policies(s.ns, s.second.Cluster.Name(), pl))
+	}
+	if c := drive.Apply(ctx, s.e, s.rec, "policies", objects...); c.Err != nil {
 		return c.Err
 	}
 	if _, err := s.e.Mesh.Synced(ctx); err != nil {

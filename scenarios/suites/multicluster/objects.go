@@ -15,11 +15,9 @@ func spread() (first, second []string) {
 	return first, []string{cartApp, storeApp, recommendApp}
 }
 
-// policies let the gateway in to the shop, and say that carts and recommendations come from the second cluster as long as it
-// answers, else from the first; each cluster's carts lie in its own store.
-func policies(namespace, second string, pl plan) []byte {
-	var b strings.Builder
-	fmt.Fprintf(&b, `apiVersion: networking.istio.io/v1
+// door lets the gateway in to the shop.
+func door(namespace string) []byte {
+	return fmt.Appendf(nil, `apiVersion: networking.istio.io/v1
 kind: Gateway
 metadata: {name: boutique, namespace: %s}
 spec:
@@ -37,8 +35,14 @@ spec:
   http:
   - route:
     - destination: {host: frontend, port: {number: 80}}
----
-apiVersion: networking.istio.io/v1
+`, namespace)
+}
+
+// policies say that carts and recommendations come from the second cluster as long as it answers, else from the first; each
+// cluster's carts lie in its own store.
+func policies(namespace, second string, pl plan) []byte {
+	var b strings.Builder
+	fmt.Fprintf(&b, `apiVersion: networking.istio.io/v1
 kind: DestinationRule
 metadata: {name: %[2]s, namespace: %[1]s}
 spec:
