@@ -20,6 +20,10 @@ help: ## List the targets
 demo: deps build ## Build, start a cluster, install the mesh, prove the weighted canary, report, take it all down
 	$(BIN)/meshproof run canary --profile quick
 
+.PHONY: suites
+suites: deps build ## Run every scenario, lab by lab, and write one report over all
+	$(BIN)/meshproof run --profile quick
+
 .PHONY: test
 test: unit e2e ## Every test: unit tests with the race detector, then end to end on the embedded cluster
 
@@ -32,6 +36,7 @@ unit: deps ## Unit tests with the race detector
 e2e: deps build ## End-to-end tests on the embedded cluster
 	go test -count=1 -timeout 30m ./clusters/local/...
 	go test -count=1 -timeout 30m -v -run '^TestTraffic$$' ./scenarios/suites/traffic
+	go test -count=1 -timeout 30m -v -run '^TestBalancing$$' ./scenarios/suites/balancing
 
 .PHONY: bench
 bench: deps build ## Benchmarks: the proxy, the control plane, the load generator, cluster start and stop

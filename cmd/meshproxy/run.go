@@ -17,17 +17,19 @@ import (
 	"github.com/meshproof/meshproof/cmd/internal/version"
 	"github.com/meshproof/meshproof/mesh/proxy"
 	"github.com/meshproof/meshproof/mesh/proxy/conf"
+	"github.com/meshproof/meshproof/mesh/proxy/listener"
 	"github.com/meshproof/meshproof/mesh/xds/client"
 )
 
 // options are the flags; everything else comes from the environment that the injector sets.
 type options struct {
-	token, roots, podInfo     string
-	admin, status, merged     string
-	metrics                   string
-	level                     string
-	plaintext, sotw           bool
-	certTTL, drain, terminate time.Duration
+	token, roots, podInfo string
+	admin, status, merged string
+	metrics               string
+	level                 string
+	plaintext, sotw       bool
+	certTTL, drain        time.Duration
+	grace, terminate      time.Duration
 }
 
 func runCommand(use, role, short string) *cobra.Command {
@@ -63,7 +65,8 @@ func runCommand(use, role, short string) *cobra.Command {
 	f.BoolVar(&o.sotw, "state-of-the-world", false, "use the older xDS protocol instead of delta")
 	f.DurationVar(&o.certTTL, "certificate-ttl", 24*time.Hour, "life to ask for in the workload certificate")
 	f.DurationVar(&o.drain, "drain-time", 45*time.Second, "how long connections of removed filter chains may live")
-	f.DurationVar(&o.terminate, "terminate-time", 5*time.Second, "how long connections may live after SIGTERM")
+	f.DurationVar(&o.grace, "termination-drain", 5*time.Second, "how long new connections are accepted after SIGTERM, so that everybody hears that this proxy goes")
+	f.DurationVar(&o.terminate, "terminate-time", 20*time.Second, "how long exchanges under way may take after that")
 	return cmd
 }
 
@@ -84,6 +87,7 @@ func bootstrap(role string, o options, env func(string) string, environ []string
 	}
 	var pc struct {
 		DiscoveryAddress string `json:"discoveryAddress"`
+		DrainDuration    string `json:"terminationDrainDuration"`
 	}
 	if s := env("PROXY_CONFIG"); s != "" {
 		if err := json.Unmarshal([]byte(s), &pc); err != nil {
@@ -92,6 +96,10 @@ func bootstrap(role string, o options, env func(string) string, environ []string
 	}
 	if pc.DiscoveryAddress == "" {
 		pc.DiscoveryAddress = "istiod.istio-system.svc:15012"
+	}
+	stop, err := termination(o, pc.DrainDuration, env)
+	if err != nil {
+		return b, err
 	}
 	labels, err := readInfo(o.podInfo + "/labels")
 	if err != nil {
@@ -122,7 +130,7 @@ func bootstrap(role string, o options, env func(string) string, environ []string
 		},
 		Discovery: client.DialOptions{Address: pc.DiscoveryAddress, ClusterID: or(env("ISTIO_META_CLUSTER_ID"), "Kubernetes")},
 		Sotw:      o.sotw, Admin: o.admin, Status: o.status, Metrics: o.metrics, Merged: o.merged,
-		DrainTime: o.drain, StopTime: o.terminate, Version: version.Version,
+		DrainTime: o.drain, Stop: stop, Version: version.Version,
 	}
 	if !o.plaintext {
 		b.CertTTL = o.certTTL
@@ -136,6 +144,44 @@ func bootstrap(role string, o options, env func(string) string, environ []string
 		b.AppTarget = fmt.Sprintf("http://127.0.0.1:%d%s", port, or(annotations["prometheus.io/path"], "/metrics"))
 	}
 	return b, nil
+}
+
+// termination is how the proxy ends: by flags, by the mesh's terminationDrainDuration, by Istio's variables. With
+// EXIT_ON_ZERO_ACTIVE_CONNECTIONS there is no limit but that of the pod.
+func termination(o options, config string, env func(string) string) (listener.Drain, error) {
+	d := listener.Drain{Grace: o.grace, Limit: o.terminate}
+	read := func(name, value string) error {
+		if value == "" {
+			return nil
+		}
+		g, err := time.ParseDuration(value)
+		if err != nil || g < 0 {
+			return fmt.Errorf("environment: %s %q is no duration, such as 5s", name, value)
+		}
+		d.Grace = g
+		return nil
+	}
+	if err := read("PROXY_CONFIG: terminationDrainDuration", config); err != nil {
+		return d, err
+	}
+	if s := env("TERMINATION_DRAIN_DURATION_SECONDS"); s != "" {
+		n, err := strconv.ParseUint(s, 10, 16)
+		if err != nil {
+			return d, fmt.Errorf("environment: TERMINATION_DRAIN_DURATION_SECONDS %q is no number of seconds", s)
+		}
+		d.Grace = time.Duration(n) * time.Second
+	}
+	if s := env("EXIT_ON_ZERO_ACTIVE_CONNECTIONS"); s != "" {
+		on, err := strconv.ParseBool(s)
+		if err != nil {
+			return d, fmt.Errorf("environment: EXIT_ON_ZERO_ACTIVE_CONNECTIONS %q is neither true nor false", s)
+		}
+		if on {
+			d.Grace, d.Limit = 5*time.Second, -1
+			return d, read("MINIMUM_DRAIN_DURATION", env("MINIMUM_DRAIN_DURATION"))
+		}
+	}
+	return d, nil
 }
 
 // canonical is Istio's name and revision of a workload by its labels.

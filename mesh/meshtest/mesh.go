@@ -55,6 +55,7 @@ type Mesh struct {
 	services  map[string]*corev1.Service
 	workloads []*Workload
 	vip       int
+	added     int // workloads, ever
 	revision  int64
 }
 

@@ -12,10 +12,8 @@ import (
 	"math/big"
 	"net"
 	"net/http"
-	"net/http/cookiejar"
 	"os"
 	"path/filepath"
-	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -40,49 +38,6 @@ spec:
 
 func threeEchoes() map[string]http.Handler {
 	return map[string]http.Handler{"a": echo("a"), "b": echo("b"), "c": echo("c")}
-}
-
-// TestStickyByCookie: each session stays with the host that its first request met, for the cookie that this request was given.
-func TestStickyByCookie(t *testing.T) {
-	m, client := hello(t, threeEchoes())
-	m.Apply(`
-apiVersion: networking.istio.io/v1
-kind: DestinationRule
-metadata: {name: hello}
-spec:
-  host: hello
-  trafficPolicy: {loadBalancer: {consistentHash: {httpCookie: {name: user, path: /, ttl: 1800s}}}}
-`)
-	m.Acked()
-	hosts := map[string]int{}
-	for range 40 {
-		c := client.Client()
-		jar, err := cookiejar.New(nil)
-		must(t, err)
-		c.Jar = jar
-		first := ""
-		for i := range 5 {
-			resp, _ := call(t, c, "http://hello/")
-			host := resp.Header.Get("x-version")
-			if i == 0 {
-				first = host
-				cookies := resp.Cookies()
-				if len(cookies) != 1 || cookies[0].Name != "user" || cookies[0].MaxAge != 1800 || cookies[0].Path != "/" || !cookies[0].HttpOnly {
-					t.Fatalf("the first answer sets %q", resp.Header["Set-Cookie"])
-				}
-			} else if len(resp.Cookies()) != 0 {
-				t.Errorf("request %d of a session sets %q", i, resp.Header["Set-Cookie"])
-			}
-			if host != first {
-				t.Errorf("request %d of a session went to %s, the first to %s", i, host, first)
-			}
-		}
-		hosts[first]++
-		c.CloseIdleConnections() // the next session comes from another port
-	}
-	if len(hosts) < 2 { // 40 sessions on one of three hosts: one in 3^39
-		t.Errorf("all sessions are on %v", hosts)
-	}
 }
 
 // TestStickyByHeaderStaysWhileWeightsMove: within a subset a session keeps its host, whatever share the subset has.
@@ -132,41 +87,6 @@ spec:
 		if want := 60 * weight / 100; served < want-23 || served > want+23 {
 			t.Errorf("weight %d: %d of 60 requests were served", weight, served)
 		}
-	}
-}
-
-// TestOutlierIsEjected: a host is left alone after as many errors in a row as the rule says, and nobody else is.
-func TestOutlierIsEjected(t *testing.T) {
-	var failed atomic.Int64
-	bad := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		failed.Add(1)
-		w.WriteHeader(http.StatusBadGateway)
-	})
-	m, client := hello(t, map[string]http.Handler{"a": echo("a"), "b": echo("b"), "bad": bad})
-	m.Apply(`
-apiVersion: networking.istio.io/v1
-kind: DestinationRule
-metadata: {name: hello}
-spec:
-  host: hello
-  trafficPolicy:
-    loadBalancer: {simple: ROUND_ROBIN}
-    outlierDetection: {consecutiveGatewayErrors: 3, interval: 30s, baseEjectionTime: 3m, maxEjectionPercent: 100}
-`)
-	m.Acked()
-	c := client.Client()
-	got := map[int]int{}
-	hosts := map[string]int{}
-	for range 60 {
-		resp, _ := call(t, c, "http://hello/")
-		got[resp.StatusCode]++
-		hosts[resp.Header.Get("x-version")]++
-	}
-	if failed.Load() != 3 || got[http.StatusBadGateway] != 3 || got[200] != 57 {
-		t.Errorf("the bad host served %d requests, and the client saw %v", failed.Load(), got)
-	}
-	if hosts["a"] < 20 || hosts["b"] < 20 {
-		t.Errorf("the good hosts served %v", hosts)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/meshproof/meshproof/mesh/proxy"
 	"github.com/meshproof/meshproof/mesh/proxy/conf"
+	"github.com/meshproof/meshproof/mesh/proxy/listener"
 	"github.com/meshproof/meshproof/mesh/xds/client"
 )
 
@@ -26,19 +28,28 @@ type Workload struct {
 	Name, Namespace string
 	Labels          map[string]string
 	ServiceAccount  string
-	Port            int          // of the handler in the pod
-	Handler         http.Handler // nil for a client only
-	Bare            bool         // no sidecar
-	Gateway         bool         // a gateway instead of a sidecar
-	Cluster         string       // where it runs; the control plane's own when empty
+	Port            int           // of the handler in the pod
+	Handler         http.Handler  // nil for a client only
+	Serve           Server        // instead of Handler, for what is not HTTP/1.1
+	Bare            bool          // no sidecar
+	Gateway         bool          // a gateway instead of a sidecar
+	Grace           time.Duration // of the proxy when it ends
+	Cluster         string        // where it runs; the control plane's own when empty
 	Metadata        map[string]any
 
 	IP string // set by Add
 
+	stop   func() // ends the proxy and waits
 	m      *Mesh
 	app    string // where the handler really listens
 	mu     sync.Mutex
 	wanted map[netip.AddrPort]chan netip.AddrPort // downstream address -> where it wanted to go
+}
+
+// Server serves connections until Stop; *grpc.Server is one.
+type Server interface {
+	Serve(net.Listener) error
+	Stop()
 }
 
 // Add starts the workload and its proxy, puts it into the endpoints of the services that select it, and returns when the
@@ -59,7 +70,8 @@ func (m *Mesh) Add(w *Workload) *Workload {
 	}
 	w.m, w.wanted = m, map[netip.AddrPort]chan netip.AddrPort{}
 	m.mu.Lock()
-	n := len(m.workloads) + 1
+	m.added++
+	n := m.added
 	w.IP = fmt.Sprintf("127.1.%d.%d", os.Getpid()%250+1, n)
 	m.mu.Unlock()
 	w.serveApp()
@@ -87,9 +99,25 @@ func (m *Mesh) Add(w *Workload) *Workload {
 	return w
 }
 
+// Remove takes the workload out of the endpoints while its proxy is told to end, as when a pod is deleted: neither waits for
+// the other. It returns when the proxy has ended.
+func (m *Mesh) Remove(w *Workload) {
+	var wg sync.WaitGroup
+	wg.Go(w.stop)
+	m.mu.Lock()
+	m.workloads = slices.DeleteFunc(m.workloads, func(o *Workload) bool { return o == w })
+	m.builder.Delete(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: w.Namespace, Name: w.Name}})
+	for _, s := range m.services {
+		m.endpoints(s)
+	}
+	m.push()
+	m.mu.Unlock()
+	wg.Wait()
+}
+
 // serveApp starts the handler: at the pod's own address when nothing captures it, else where only the proxy finds it.
 func (w *Workload) serveApp() {
-	if w.Handler == nil {
+	if w.Handler == nil && w.Serve == nil {
 		return
 	}
 	addr := "127.0.0.1:0"
@@ -99,8 +127,16 @@ func (w *Workload) serveApp() {
 	ln, err := net.Listen("tcp", addr)
 	must(w.m.t, err)
 	w.app = ln.Addr().String()
-	s := &http.Server{Handler: w.Handler, ReadHeaderTimeout: time.Minute}
 	var wg sync.WaitGroup
+	if w.Serve != nil {
+		wg.Go(func() { _ = w.Serve.Serve(ln) })
+		w.m.t.Cleanup(func() {
+			w.Serve.Stop()
+			wg.Wait()
+		})
+		return
+	}
+	s := &http.Server{Handler: w.Handler, ReadHeaderTimeout: time.Minute}
 	wg.Go(func() { _ = s.Serve(ln) })
 	w.m.t.Cleanup(func() {
 		_ = s.Close()
@@ -132,19 +168,20 @@ func (w *Workload) runProxy() {
 			Version: w.Labels["version"], Cluster: w.Cluster, Principal: principal,
 		},
 		Discovery: client.DialOptions{Address: w.m.address, RootFile: w.m.roots(), TokenFile: token},
-		CertTTL:   time.Hour, Admin: net.JoinHostPort(w.IP, "15000"), DrainTime: time.Second, StopTime: 100 * time.Millisecond,
+		CertTTL:   time.Hour, Admin: net.JoinHostPort(w.IP, "15000"), DrainTime: time.Second, Stop: listener.Drain{Grace: w.Grace, Limit: max(w.Grace, 100*time.Millisecond)},
 		Listen: w.listen, OriginalDst: w.originalDst, Dial: w.dial,
 		Ready: func() { close(ready) }, Log: w.m.log.With("proxy", w.Name),
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- proxy.Run(ctx, b) }()
-	t.Cleanup(func() {
+	w.stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
 			t.Errorf("proxy %s: %v", w.Name, err)
 		}
 	})
+	t.Cleanup(w.stop)
 	select {
 	case <-ready:
 	case err := <-done:
@@ -203,23 +240,28 @@ func (w *Workload) dial(ctx context.Context, _ netip.Addr, _ conf.Keepalive, add
 // connections pass the sidecar.
 func (w *Workload) Client() *http.Client {
 	tr := &http.Transport{MaxIdleConnsPerHost: 64, DisableCompression: true, DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
-		dst, err := w.m.resolve(addr, w.Namespace)
-		if err != nil {
-			return nil, err
-		}
-		var d net.Dialer
-		if w.Bare {
-			return d.DialContext(ctx, "tcp", dst.String())
-		}
-		c, err := d.DialContext(ctx, "tcp", net.JoinHostPort(w.IP, "15001"))
-		if err != nil {
-			return nil, err
-		}
-		w.want(c.LocalAddr().(*net.TCPAddr).AddrPort()) <- dst
-		return c, nil
+		return w.Connect(ctx, addr)
 	}}
 	w.m.t.Cleanup(tr.CloseIdleConnections)
 	return &http.Client{Transport: tr, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+}
+
+// Connect makes a connection from the workload to host:port of a service; it passes the sidecar.
+func (w *Workload) Connect(ctx context.Context, addr string) (net.Conn, error) {
+	dst, err := w.m.resolve(addr, w.Namespace)
+	if err != nil {
+		return nil, err
+	}
+	var d net.Dialer
+	if w.Bare {
+		return d.DialContext(ctx, "tcp", dst.String())
+	}
+	c, err := d.DialContext(ctx, "tcp", net.JoinHostPort(w.IP, "15001"))
+	if err != nil {
+		return nil, err
+	}
+	w.want(c.LocalAddr().(*net.TCPAddr).AddrPort()) <- dst
+	return c, nil
 }
 
 // resolve is the cluster's DNS.

@@ -2,10 +2,12 @@ package operator
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"gopkg.in/yaml.v3"
@@ -60,6 +62,7 @@ func Decode(file string, data []byte) ([]Plan, []objects.Diagnostic) {
 		if p := w.plan(); p != nil && !w.failed {
 			plans = append(plans, *p)
 		}
+		slices.SortStableFunc(w.diags, func(a, b objects.Diagnostic) int { return cmp.Compare(a.Line, b.Line) })
 		diags = append(diags, w.diags...)
 	}
 }

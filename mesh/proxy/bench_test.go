@@ -3,9 +3,18 @@ package proxy
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"io"
 	"net"
+	"sync"
 	"testing"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	httpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/meshproof/meshproof/mesh/proxy/http1"
+	"github.com/meshproof/meshproof/mesh/proxy/http2"
 )
 
 // echoServer answers every request that ends in an empty line with the same bytes, without allocating.
@@ -75,4 +84,93 @@ func BenchmarkRequest(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+// BenchmarkRequestHTTP2 is one request that comes by HTTP/2 and goes on by HTTP/2. Client and server are the codec's own, in
+// the same process, so that allocs/op is of four ends of two connections.
+func BenchmarkRequestHTTP2(b *testing.B) {
+	up := codecServer(b, func(s *http2.Stream) {
+		var q http1.Request
+		s.ReadRequest(&q)
+		p := http1.Response{Status: 200, Framing: http1.Length, Length: 60}
+		s.Response(&p, 0, false, false)
+		_ = s.Body(make([]byte, 60))
+		_ = s.End(nil)
+		_ = s.Flush()
+	})
+	a := newADS(b)
+	addr := freeAddr(b).String()
+	set := canary(b, addr, up, up, 90, 10)
+	for _, c := range set.Clusters {
+		speakHTTP2(b, c)
+	}
+	a.put(set)
+	start(b, a)
+	nc, err := net.Dial("tcp", addr)
+	if err != nil {
+		b.Fatal(err)
+	}
+	c := http2.NewClient(nc, http2.Options{})
+	defer func() {
+		_ = c.Close()
+		c.Wait()
+	}()
+	q := http1.Request{Method: []byte("GET"), Target: []byte("/index.html?a=b"), Host: []byte("reviews:9080"), Framing: http1.NoBody}
+	q.Add([]byte("user-agent"), []byte("bench"))
+	q.Add([]byte("accept"), []byte("*/*"))
+	var p http1.Response
+	b.ReportAllocs()
+	for b.Loop() {
+		s := c.Open(0)
+		s.Request(&q)
+		_ = s.Flush()
+		p.Reset()
+		if err := s.ReadResponse(&p, http1.Limits{}, false); err != nil || p.Status != 200 {
+			b.Fatalf("status %d, %v", p.Status, err)
+		}
+		for {
+			if _, err := s.NextBody(); err != nil {
+				break
+			}
+		}
+		s.Close()
+	}
+}
+
+// codecServer serves HTTP/2 on loopback by the codec itself.
+func codecServer(t testing.TB, handle func(*http2.Stream)) string {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			nc, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			wg.Go(func() {
+				_ = http2.NewServer(nc, nil, http2.Options{}).Serve(ctx, handle)
+				_ = nc.Close()
+			})
+		}
+	})
+	t.Cleanup(func() {
+		_ = ln.Close()
+		cancel()
+		wg.Wait()
+	})
+	return ln.Addr().String()
+}
+
+// speakHTTP2 makes the cluster one of HTTP/2 endpoints.
+func speakHTTP2(t testing.TB, c *clusterPB) {
+	t.Helper()
+	c.TypedExtensionProtocolOptions = map[string]*anypb.Any{"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": pack(t, &httpv3.HttpProtocolOptions{
+		UpstreamProtocolOptions: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_{ExplicitHttpConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig{
+			ProtocolConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions{Http2ProtocolOptions: &corev3.Http2ProtocolOptions{}},
+		}},
+	})}
 }

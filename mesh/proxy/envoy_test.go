@@ -1,16 +1,21 @@
 package proxy
 
 import (
+	"bufio"
 	"context"
 	"fmt"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/cespare/xxhash/v2"
 	bootstrapv3 "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -73,6 +78,25 @@ func runEnvoy(t *testing.T, envoy string, listener func(addr string) *listenerPB
 	}
 }
 
+// firstCookie makes one request on a connection of its own, and returns the Set-Cookie line and the connection's own address.
+func firstCookie(t *testing.T, addr, path string) (line, local string) {
+	t.Helper()
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	if _, err := fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: x\r\n\r\n", path); err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	return strings.Join(resp.Header.Values("Set-Cookie"), "|"), c.LocalAddr().String()
+}
+
 // TestLikeEnvoy sends the same requests through this proxy and through Envoy, with one configuration, and compares where they
 // go: by hash through rings and tables with weights and names, and around a host that fails.
 func TestLikeEnvoy(t *testing.T) {
@@ -133,7 +157,8 @@ func TestLikeEnvoy(t *testing.T) {
 			c.LoadAssignment.Endpoints = append(c.LoadAssignment.Endpoints, two)
 		}),
 		cluster("outlier", clusterv3.Cluster_ROUND_ROBIN, func(c *clusterPB) {
-			c.CommonLbConfig = &clusterv3.Cluster_CommonLbConfig{HealthyPanicThreshold: &typev3.Percent{}}
+			// Envoy tells its workers of a second change within this window only at its end, which by default is a second.
+			c.CommonLbConfig = &clusterv3.Cluster_CommonLbConfig{HealthyPanicThreshold: &typev3.Percent{}, UpdateMergeWindow: durationpb.New(0)}
 			c.OutlierDetection = &clusterv3.OutlierDetection{Consecutive_5Xx: wrapperspb.UInt32(4), MaxEjectionPercent: wrapperspb.UInt32(50), BaseEjectionTime: durationpb.New(time.Hour), MaxEjectionTime: durationpb.New(time.Hour)}
 		}),
 	}
@@ -144,7 +169,20 @@ func TestLikeEnvoy(t *testing.T) {
 		{PolicySpecifier: &routev3.RouteAction_HashPolicy_QueryParameter_{QueryParameter: &routev3.RouteAction_HashPolicy_QueryParameter{Name: "user"}}},
 	}
 	source := []*routev3.RouteAction_HashPolicy{{PolicySpecifier: &routev3.RouteAction_HashPolicy_ConnectionProperties_{ConnectionProperties: &routev3.RouteAction_HashPolicy_ConnectionProperties{SourceIp: true}}}}
+	cookies := map[string]*routev3.RouteAction_HashPolicy_Cookie{
+		"; Max-Age=1800; Path=/; HttpOnly": {Name: "made", Path: "/", Ttl: durationpb.New(30 * time.Minute)},
+		"; HttpOnly":                       {Name: "made", Ttl: durationpb.New(0)},
+		"; Max-Age=1; SameSite=Lax; Secure; HttpOnly": {Name: "made", Ttl: durationpb.New(1900 * time.Millisecond), Attributes: []*routev3.RouteAction_HashPolicy_CookieAttribute{
+			{Name: "SameSite", Value: "Lax"}, {Name: "Secure"}}},
+		"none": {Name: "made", Path: "/"},
+	}
 	var routes []*routev3.Route
+	made := map[string]string{} // path to what a cookie ends in
+	for end, k := range cookies {
+		path := fmt.Sprintf("/made%d/", len(made))
+		made[path] = end
+		routes = append(routes, prefix(path, routed("ring", []*routev3.RouteAction_HashPolicy{{PolicySpecifier: &routev3.RouteAction_HashPolicy_Cookie_{Cookie: k}}})))
+	}
 	for _, c := range clusters {
 		routes = append(routes, prefix("/"+c.Name+"/", routed(c.Name, policies)), prefix("/source/"+c.Name+"/", routed(c.Name, source)))
 	}
@@ -196,8 +234,20 @@ func TestLikeEnvoy(t *testing.T) {
 		same("source", "/source"+base, nil)
 		same("empty cookie", base+"?user=q", http.Header{"Cookie": {"user="}})
 	}
+	for name, addr := range map[string]string{"ours": ours, "envoy": theirs} {
+		for path, end := range made {
+			got, local := firstCookie(t, addr, path)
+			want := fmt.Sprintf(`made="%016x"%s`, xxhash.Sum64String(local+addr), end)
+			if end == "none" {
+				want = ""
+			}
+			if got != want {
+				t.Errorf("%s: cookie %q, want %q", name, got, want)
+			}
+		}
+	}
 	t.Logf("%d requests went where Envoy sends them", requests)
-	// Both take the host that fails out after as many errors, and the cap lets them take two of five.
+	// Three of five hosts fail: both eject two of them after four errors each, which is what the cap allows.
 	for name, addr := range map[string]string{"ours": ours, "envoy": theirs} {
 		for i, p := range list {
 			p.seen.Store(0)
@@ -209,9 +259,14 @@ func TestLikeEnvoy(t *testing.T) {
 		for range 200 {
 			where(addr, "/outlier/", nil)
 		}
-		if list[0].seen.Load() > 5 && list[1].seen.Load() > 5 || list[0].seen.Load()+list[1].seen.Load()+list[2].seen.Load() < 30 {
-			t.Errorf("%s: requests by host %d %d %d %d %d", name, list[0].seen.Load(), list[1].seen.Load(), list[2].seen.Load(), list[3].seen.Load(), list[4].seen.Load())
+		var seen []int64
+		for _, p := range list {
+			seen = append(seen, p.seen.Load())
 		}
-		t.Logf("%s: requests by host %d %d %d %d %d", name, list[0].seen.Load(), list[1].seen.Load(), list[2].seen.Load(), list[3].seen.Load(), list[4].seen.Load())
+		t.Logf("%s: requests by host %v", name, seen)
+		slices.Sort(seen)
+		if seen[0] != 4 || seen[1] != 4 || seen[2] < 60 {
+			t.Errorf("%s: requests by host %v, want two of the hosts that fail with 4 each", name, seen)
+		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
@@ -125,4 +126,50 @@ func TestGRPCOutlier(t *testing.T) {
 		t.Errorf("requests by host: %v, want 3 at the one that is unavailable", seen)
 	}
 	adminHas(t, "http://"+admin+"/clusters", bad+"::health_flags::/failed_outlier_check\n")
+}
+
+// TestResetsCountOnce: a try that is reset is one error, over either protocol.
+func TestResetsCountOnce(t *testing.T) {
+	for _, two := range []bool{false, true} {
+		t.Run(fmt.Sprintf("http2=%v", two), func(t *testing.T) {
+			var bad atomic.Int64
+			aborts := http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+				bad.Add(1)
+				panic(http.ErrAbortHandler)
+			})
+			answers := http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})
+			c := edsCluster("c")
+			var addrs []string
+			for _, h := range []http.Handler{answers, aborts} {
+				if two {
+					addrs = append(addrs, http2Server(t, h))
+					continue
+				}
+				s := httptest.NewServer(h)
+				t.Cleanup(s.Close)
+				addrs = append(addrs, strings.TrimPrefix(s.URL, "http://"))
+			}
+			if two {
+				c = overHTTP2(t, c)
+			}
+			c.LbPolicy = clusterv3.Cluster_ROUND_ROBIN
+			c.OutlierDetection = &clusterv3.OutlierDetection{Consecutive_5Xx: wrapperspb.UInt32(4), MaxEjectionPercent: wrapperspb.UInt32(100)}
+			a := newADS(t)
+			addr := freeAddr(t).String()
+			a.put(xds.Set{Clusters: []*clusterPB{c}, Endpoints: []*claPB{cla(t, "c", addrs...)}, Listeners: []*listenerPB{httpListener(t, addr, "80")},
+				Routes: []*routesPB{table("80", []string{"*"}, prefix("/", weighted("c", 1)))}})
+			start(t, a)
+			client := httpClient(t)
+			for range 20 {
+				resp, err := client.Post("http://"+addr, "text/plain", strings.NewReader("x")) // a POST is not sent again
+				if err != nil {
+					t.Fatal(err)
+				}
+				_ = resp.Body.Close()
+			}
+			if n := bad.Load(); n != 4 {
+				t.Errorf("the host that resets got %d requests, want 4", n)
+			}
+		})
+	}
 }

@@ -47,8 +47,10 @@ type Bootstrap struct {
 	Merged    string // host:port of the merged metrics; "" none
 	AppTarget string // URL of the application's own metrics, for Merged; "" none
 
-	// DrainTime is for connections of filter chains that a push took away; StopTime for all when the proxy ends.
-	DrainTime, StopTime time.Duration
+	// DrainTime is for connections of filter chains that a push took away.
+	DrainTime time.Duration
+	// Stop is how connections end with the proxy.
+	Stop listener.Drain
 
 	// Listen, OriginalDst and Dial replace the kernel's where they are not nil, for meshes without redirect rules.
 	Listen      func(ctx context.Context, addr netip.AddrPort) (net.Listener, error)
@@ -68,6 +70,7 @@ type Proxy struct {
 	store     *secrets.Store
 	upstreams *upstream.Set
 	listeners *listener.Manager
+	http      *hcm.Manager
 	state     *state.State
 	client    *client.Client
 	metrics   *telemetry.Metrics
@@ -77,8 +80,8 @@ type Proxy struct {
 	live      atomic.Bool
 }
 
-// Run serves until ctx ends, then drains: readiness goes first, connections are asked to end, and what is left after
-// StopTime is closed. An error means that the proxy could not start or lost a part that it cannot do without.
+// Run serves until ctx ends, then drains as Stop says: readiness goes first, connections are asked to end, new ones are
+// accepted for a while, and what is left after the limit is closed. An error means that the proxy could not start or lost a part that it cannot do without.
 func Run(ctx context.Context, b Bootstrap) error {
 	if b.Log == nil {
 		b.Log = slog.New(slog.DiscardHandler)
@@ -116,6 +119,7 @@ func Run(ctx context.Context, b Bootstrap) error {
 		return errors.Join(err, g.Wait())
 	}
 	g.Go(func() error { return p.upstreams.Run(parts) })
+	g.Go(func() error { return p.http.Run(parts) })
 	g.Go(func() error { return p.logs.Run(parts) })
 	g.Go(func() error { return p.state.Run(parts) })
 	g.Go(func() error {
@@ -133,8 +137,8 @@ func Run(ctx context.Context, b Bootstrap) error {
 	case <-parts.Done():
 	}
 	p.draining.Store(true)
-	b.Log.Info("draining", "connections", p.listeners.Active.Load(), "limit", b.StopTime)
-	p.listeners.Drain(b.StopTime)
+	b.Log.Info("draining", "connections", p.listeners.Active.Load(), "grace", b.Stop.Grace, "limit", b.Stop.Limit)
+	p.listeners.Drain(b.Stop)
 	stop()
 	return g.Wait()
 }
@@ -181,6 +185,7 @@ func (p *Proxy) publish(cfg *conf.Config) {
 func (p *Proxy) newListeners(filters ...filter.HTTP) *listener.Manager {
 	rec := recorder{p}
 	m := &hcm.Manager{Router: router.New(p.upstreams), Recorder: rec, Filters: filters}
+	p.http = m
 	t := &tcpproxy.Proxy{Set: p.upstreams, Recorder: rec}
 	listen := p.b.Listen
 	if listen == nil {

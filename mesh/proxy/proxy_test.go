@@ -18,11 +18,17 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/meshproof/meshproof/mesh/proxy/conf"
+	"github.com/meshproof/meshproof/mesh/proxy/listener"
 	"github.com/meshproof/meshproof/mesh/xds"
 	"github.com/meshproof/meshproof/mesh/xds/client"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if servePeer() {
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // backend answers with its name.
 func backend(t testing.TB, name string) string {
@@ -44,7 +50,7 @@ func start(t testing.TB, a *ads, change ...func(*Bootstrap)) {
 	}
 	b := Bootstrap{
 		NodeID: "sidecar~127.0.0.1~test.default~default.svc.cluster.local", Discovery: client.DialOptions{Address: a.addr},
-		Workload: conf.Workload{Name: "test", Namespace: "default"}, DrainTime: time.Second, StopTime: 200 * time.Millisecond,
+		Workload: conf.Workload{Name: "test", Namespace: "default"}, DrainTime: time.Second, Stop: listener.Drain{Limit: 200 * time.Millisecond},
 		Ready: func() { close(ready) }, Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})),
 	}
 	for _, c := range change {

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
+	"github.com/meshproof/meshproof/mesh/proxy/listener"
 	"github.com/meshproof/meshproof/mesh/xds"
 )
 
@@ -268,7 +269,7 @@ func TestDrainAtTheEnd(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ready, ended, admin := make(chan struct{}), make(chan error, 1), freeAddr(t).String()
 	go func() {
-		ended <- Run(ctx, Bootstrap{NodeID: "sidecar~127.0.0.1~t.d~d.svc.cluster.local", Discovery: dialOptions(a), StopTime: 10 * time.Second, Admin: admin, Ready: func() { close(ready) }})
+		ended <- Run(ctx, Bootstrap{NodeID: "sidecar~127.0.0.1~t.d~d.svc.cluster.local", Discovery: dialOptions(a), Stop: listener.Drain{Grace: 300 * time.Millisecond, Limit: 10 * time.Second}, Admin: admin, Ready: func() { close(ready) }})
 	}()
 	<-ready
 	type answer struct {

@@ -19,6 +19,8 @@ func sample(t *testing.T) verdict.Report {
 	good := canary(t, start.Add(12*time.Second), 1, false)
 	bad := canary(t, start.Add(48*time.Second), 2, true)
 	bad.ID, bad.Title = "canary-reviews", "Weighted canary of reviews, east-west"
+	good.Lab, bad.Lab = "one", "two"
+	good.Key = "share/east-west/10/90"
 	r := verdict.Report{
 		Schema: SchemaV1, Version: "0.1.0", Run: "2026-11-20T18-03-11-canary", Lab: "demo-7f3a", Profile: "quick", Seed: 41873, Mesh: "bundled 0.1.0",
 		Cluster: "local/east", Command: "meshproof run canary --cluster local --mesh bundled --proxy meshproxy --profile quick --seed 41873",
@@ -27,7 +29,12 @@ func sample(t *testing.T) verdict.Report {
 		Setup: []verdict.Phase{{Name: "build", Detail: "kubernetes 1.36.3, containerd 2.3.7, etcd 3.7.3 (cached)", Seconds: 0.2},
 			{Name: "cluster", Detail: "local/east, 1 node, API ready 2.4s, node Ready 3.5s, DNS 4.1s", Seconds: 4.1},
 			{Name: "mesh", Detail: "bundled 0.1.0, revision default", Seconds: 2.8}, {Name: "apps", Detail: "bookinfo 6/6, hello 4/4", Seconds: 3.2}},
-		Scenarios: []verdict.Scenario{good, bad},
+		Scenarios: []verdict.Scenario{good, bad}, Previous: "2026-11-19T18-02-40-canary",
+		Changes: []verdict.Change{{Scenario: "canary", What: "share of v2 at 10/90 is 90%, east-west", Before: "90.12% (n=2,742)", After: good.Claims[2].Observed},
+			{Scenario: "canary-reviews", What: "outcome", Before: "pass", After: "fail"}},
+	}
+	for i := range r.Setup {
+		r.Setup[i].Lab = []string{"one", "two"}[i/2]
 	}
 	verdict.JudgeRun(&r)
 	return r

@@ -35,6 +35,7 @@ type page struct {
 	Policy    string
 	Scenarios []pageScenario
 	Host      []fact
+	Labs      bool // phases and scenarios are of several labs
 }
 
 type pageScenario struct {
@@ -84,6 +85,9 @@ func HTML(w io.Writer, r verdict.Report) error {
 		p.Scenarios = append(p.Scenarios, newPageScenario(i, s))
 	}
 	p.Host = facts(r.Host)
+	for _, ph := range r.Setup {
+		p.Labs = p.Labs || ph.Lab != r.Setup[0].Lab
+	}
 	var b bytes.Buffer
 	if err := t.Execute(&b, p); err != nil {
 		return fmt.Errorf("page: %w", err)

@@ -16,6 +16,16 @@ func Markdown(w io.Writer, r verdict.Report) error {
 	if r.Error != "" {
 		fmt.Fprintf(&b, "The lab could not be set up:\n\n%s\n", code(r.Error))
 	}
+	if r.Previous != "" {
+		fmt.Fprintf(&b, "<details><summary>Since the last run, %s: %s</summary>\n\n", md(r.Previous), plural(len(r.Changes), "difference"))
+		if len(r.Changes) > 0 {
+			b.WriteString("| scenario | what | before | now |\n|---|---|---|---|\n")
+		}
+		for _, c := range r.Changes {
+			fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", md(c.Scenario), md(c.What), md(c.Before), md(c.After))
+		}
+		b.WriteString("\n</details>\n\n")
+	}
 	for _, s := range r.Scenarios {
 		fmt.Fprintf(&b, "### %s %s: %s (%s)\n\n", Mark(s.Outcome), md(s.ID), s.Outcome, duration(s))
 		if s.Error != "" {

@@ -13,7 +13,10 @@ func Sentence(r verdict.Report) string {
 	if r.Mesh != "" && r.Cluster != "" {
 		on = " on " + r.Mesh + ", " + r.Cluster
 	}
-	if r.Error != "" && len(r.Scenarios) == 0 {
+	if r.Control {
+		on += ", as a negative control"
+	}
+	if r.Error != "" && !carriedOut(r) {
 		return "The lab could not be set up: " + firstLine(r.Error)
 	}
 	var claims, requests int
@@ -57,6 +60,16 @@ func Sentence(r verdict.Report) string {
 	return out
 }
 
+// carriedOut says whether any scenario got as far as a claim.
+func carriedOut(r verdict.Report) bool {
+	for _, s := range r.Scenarios {
+		if len(s.Claims) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
 func passing(by map[verdict.Outcome]int) string {
 	out := plural(by[verdict.Pass], "scenario") + " passes"
 	if by[verdict.Pass] != 1 {
@@ -85,7 +98,7 @@ func telling(s verdict.Scenario, c verdict.Claim) string {
 }
 
 // key is the claim that speaks for a scenario: the first that failed, else a guard that tripped, else the first that is
-// inconclusive, else the first.
+// inconclusive, else the one that the scenario names, else the first.
 func key(s verdict.Scenario) (verdict.Claim, bool) {
 	first := func(ok func(verdict.Claim) bool) (verdict.Claim, bool) {
 		for _, c := range s.Claims {
@@ -99,6 +112,7 @@ func key(s verdict.Scenario) (verdict.Claim, bool) {
 		func(c verdict.Claim) bool { return c.Outcome == verdict.Fail },
 		func(c verdict.Claim) bool { return c.Outcome == verdict.Inconclusive && c.ID == s.Guard },
 		func(c verdict.Claim) bool { return c.Outcome == verdict.Inconclusive },
+		func(c verdict.Claim) bool { return c.ID == s.Key },
 		func(verdict.Claim) bool { return true },
 	} {
 		if c, found := first(ok); found {

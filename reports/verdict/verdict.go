@@ -145,7 +145,18 @@ type Report struct {
 	Outcome   Outcome           `json:"outcome"`
 	Setup     []Phase           `json:"setup"`
 	Scenarios []Scenario        `json:"scenarios"`
-	Error     string            `json:"error,omitempty"` // the lab could not be set up
+	Control   bool              `json:"control,omitempty"`  // a negative control: what the scenarios prove was left out
+	Previous  string            `json:"previous,omitempty"` // the run before, which Changes compares with
+	Changes   []Change          `json:"changes,omitempty"`  // from Previous to this run
+	Error     string            `json:"error,omitempty"`    // the lab could not be set up
+}
+
+// Change is one thing that differs from an earlier run, in words.
+type Change struct {
+	Scenario string `json:"scenario"`
+	What     string `json:"what"`
+	Before   string `json:"before"`
+	After    string `json:"after"`
 }
 
 // Phase is a step of bringing a lab up or taking it down.

@@ -23,12 +23,15 @@ type Feature string
 
 // The features.
 const (
-	WeightedRouting Feature = "weighted-routing"
-	HeaderRouting   Feature = "header-routing"
-	IngressGateway  Feature = "ingress-gateway"
-	Revisions       Feature = "revisions"
-	ConsistentHash  Feature = "consistent-hash"
-	OutlierEjection Feature = "outlier-detection"
+	WeightedRouting  Feature = "weighted-routing"
+	HeaderRouting    Feature = "header-routing"
+	IngressGateway   Feature = "ingress-gateway"
+	Revisions        Feature = "revisions"
+	ConsistentHash   Feature = "consistent-hash"
+	OutlierEjection  Feature = "outlier-detection"
+	MultiCluster     Feature = "multi-cluster"
+	LocalityFailover Feature = "locality-failover"
+	MutualTLS        Feature = "mutual-tls"
 )
 
 // Isolation says what a scenario may share its lab with.
@@ -146,6 +149,8 @@ func All() []Scenario {
 			Key: "lost",
 			Run: upgrade.Upgrade,
 		},
+		twoClusters("multicluster", "One mesh over two clusters on one network", "primary-remote"),
+		twoClusters("multicluster-two-networks", "One mesh over two clusters on two networks", "primary-remote-two-networks"),
 	}
 }
 

@@ -93,10 +93,11 @@ func slowest(acks []verdict.ProxyAck, push env.Push) []verdict.ProxyAck {
 }
 
 func awaitLive(ctx context.Context, e *env.Env, o workload.Object) (env.Push, error) {
-	var none error
+	var none error // that waiting would not change
 	push, err := expect.Converge(ctx, expect.Budget{Within: liveWithin, Every: 20 * time.Millisecond}, func(ctx context.Context) (env.Push, error) {
 		p, err := e.Mesh.Push(ctx, o)
-		if errors.Is(err, env.ErrNoControlPlane) {
+		var refused *env.RefusedError
+		if errors.Is(err, env.ErrNoControlPlane) || errors.As(err, &refused) {
 			none = err
 			return p, nil
 		}

@@ -28,7 +28,7 @@ type Mesh interface {
 	// Synced waits until every proxy has acknowledged its configuration and says so in a few words, "" if there are none.
 	Synced(ctx context.Context) (string, error)
 	// Push says how far a change is: which proxies have acknowledged the configuration that holds the object at this
-	// generation. ErrNoControlPlane if nothing could.
+	// generation. ErrNoControlPlane if nothing could, a *RefusedError if the control plane does not honour it.
 	Push(ctx context.Context, o workload.Object) (Push, error)
 	// Ingress is the address, for Env.Dial, of the HTTP port of the gateway; "" if there is no gateway.
 	Ingress() string
@@ -223,8 +223,29 @@ func (m *istioMesh) Push(ctx context.Context, o workload.Object) (Push, error) {
 	for _, x := range p.Proxies {
 		out.Proxies = append(out.Proxies, ProxyPush{Proxy: x.Proxy, Acked: x.Acked, AckedAt: x.AckedAt, Nack: x.Nack})
 	}
+	if out.Complete() != nil {
+		return out, nil
+	}
+	// Proxies also acknowledge a configuration that leaves the object out.
+	problems, err := status.Problems(ctx, m.http, "http://"+m.istiod)
+	if err != nil {
+		return out, err
+	}
+	for _, x := range problems {
+		if x.Object == key && x.Generation == o.Generation && x.InForce != "this" {
+			return out, &RefusedError{Object: o, Why: x.Problem.String()}
+		}
+	}
 	return out, nil
 }
+
+// RefusedError says that the control plane does not honour an object as it stands; waiting does not help.
+type RefusedError struct {
+	Object workload.Object
+	Why    string
+}
+
+func (e *RefusedError) Error() string { return fmt.Sprintf("%s is refused: %s", e.Object, e.Why) }
 
 func (m *istioMesh) Synced(ctx context.Context) (string, error) {
 	return expect.Converge(ctx, expect.Budget{Within: 30 * time.Second}, func(ctx context.Context) (string, error) {

@@ -54,7 +54,7 @@ func Run(ctx context.Context, o Options) (verdict.Report, error) {
 		o.Env.Progress = func(clusters.Event) {}
 	}
 	r := verdict.Report{
-		Schema: render.SchemaV1, Version: o.Env.Version, Run: filepath.Base(o.Dir), Seed: o.Seed, Command: o.Command,
+		Schema: render.SchemaV1, Version: o.Env.Version, Run: filepath.Base(o.Dir), Seed: o.Seed, Command: o.Command, Control: o.Control,
 		Host: hostFacts(), Started: time.Now().UTC(),
 	}
 	describe(&r, o.Groups)
@@ -76,6 +76,7 @@ func Run(ctx context.Context, o Options) (verdict.Report, error) {
 	}
 	r.Finished = time.Now().UTC()
 	verdict.JudgeRun(&r)
+	compare(&r, o.Dir)
 	return r, errors.Join(append(errs, render.WriteDir(o.Dir, r))...)
 }
 

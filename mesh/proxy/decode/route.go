@@ -352,9 +352,6 @@ func (d *routeDecoder) forward(a *routev3.RouteAction) (*conf.Forward, error) {
 	if out.IdleTimeout, err = duration(a.IdleTimeout, 0); err != nil {
 		return nil, fmt.Errorf("idle_timeout: %w", err)
 	}
-	if out.IdleTimeout != 0 {
-		return nil, errors.New("idle_timeout is not supported")
-	}
 	if err := durations(a, out); err != nil { // after the timeout
 		return nil, err
 	}

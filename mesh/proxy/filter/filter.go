@@ -5,6 +5,7 @@ package filter
 import (
 	"net"
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"github.com/meshproof/meshproof/mesh/proxy/conf"
@@ -31,12 +32,13 @@ type Conn struct {
 }
 
 // Chain is the filter chain of a connection. Current returns its newest config, which may change while the connection
-// lives; Draining reports whether the connection should end at its next chance. OnDrain has f called once when that begins
-// (at once when it has begun), until forget is called.
+// lives; Draining reports whether the connection should end at its next chance. OnDrain has f called when that begins, and
+// with last set when connections without an exchange should end at once; what has begun is told before OnDrain returns.
+// forget takes f back.
 type Chain interface {
 	Current() *conf.FilterChain
 	Draining() bool
-	OnDrain(f func()) (forget func())
+	OnDrain(f func(last bool)) (forget func())
 }
 
 // Source is the body of a request. Both codecs are one.
@@ -66,6 +68,8 @@ type Sink interface {
 	// Flush sends what was gathered.
 	Flush() error
 	Err() error
+	// Abort fails the Sink at once, also a call that waits.
+	Abort()
 }
 
 // Stream is one HTTP exchange. It is reused, within a connection or between streams.
@@ -80,7 +84,6 @@ type Stream struct {
 
 	Scheme       []byte
 	Internal     bool // x-envoy-internal
-	HeadWritten  bool
 	CloseAfter   bool // the downstream connection ends after this exchange
 	AttemptCount int
 	GRPCCode     int // told to gRPC clients by Reply instead of what follows from the status; 0 none
@@ -91,6 +94,10 @@ type Stream struct {
 
 	filters []HTTP
 	finish  func(*Stream)
+
+	headWritten atomic.Bool
+	epochs      uint64
+	interrupt   interrupt
 }
 
 // HTTP is one HTTP filter. Both calls may change the head that they see.
@@ -104,9 +111,19 @@ type HTTP interface {
 // Begin prepares the stream for a request with the filters of its chain and the codec's own last changes to response heads.
 func (s *Stream) Begin(filters []HTTP, finish func(*Stream)) {
 	s.filters, s.finish = filters, finish
-	s.HeadWritten = false
+	s.headWritten.Store(false)
 	s.AttemptCount, s.GRPCCode = 0, 0
 	s.PeerID, s.PeerMetadata, s.PeerAsked = nil, nil, false
+}
+
+// Clear forgets the exchange and keeps the memory.
+func (s *Stream) Clear() {
+	s.Req.Reset()
+	s.Resp.Reset()
+	s.Conn, s.HTTP, s.In, s.Out = nil, nil, nil, nil
+	s.Rec = telemetry.Record{}
+	s.Begin(nil, nil)
+	s.Scheme, s.Internal, s.CloseAfter = nil, false, false
 }
 
 // WriteHead runs the response filters over s.Resp and writes the head.
@@ -115,7 +132,7 @@ func (s *Stream) WriteHead() {
 		s.filters[i].Response(s)
 	}
 	s.finish(s)
-	s.HeadWritten = true
+	s.headWritten.Store(true)
 	if s.Conn.Chain.Draining() {
 		s.CloseAfter = true
 	}

@@ -4,6 +4,7 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"time"
 )
 
 // Writer writes messages to one connection, gathering small parts into one write. It is not safe for concurrent use.
@@ -53,6 +54,13 @@ func (w *Writer) Flush() error {
 
 // Err is the first error.
 func (w *Writer) Err() error { return w.err }
+
+// Abort fails writes from now on, and one that waits, where the destination has deadlines.
+func (w *Writer) Abort() {
+	if d, ok := w.dst.(interface{ SetWriteDeadline(time.Time) error }); ok {
+		_ = d.SetWriteDeadline(time.Unix(1, 0))
+	}
+}
 
 // Buffered is how many bytes wait for Flush.
 func (w *Writer) Buffered() int { return len(w.buf) }

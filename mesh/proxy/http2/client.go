@@ -84,11 +84,7 @@ func (s *Stream) Request(q *http1.Request) {
 	c.opened++
 	s.sendWin = c.peerWin
 	c.streams[s.id] = s
-	s.head(c.enc.request(q), false)
-	if q.Framing == http1.NoBody {
-		c.out[s.last+4] |= byte(http2.FlagHeadersEndStream)
-		s.sentEnd = true
-	}
+	s.head(c.enc.request(q), q.Framing == http1.NoBody)
 }
 
 // ReadResponse waits for the response's head. Limits were given with the connection.

@@ -245,7 +245,6 @@ func (s *Stream) interim(status int) error {
 	e.buf = e.buf[:0]
 	e.status(status)
 	s.head(e.buf, false)
-	s.lastGen = c.gen - 1 // END_STREAM must not land here
 	c.want()
 	return nil
 }
@@ -259,7 +258,7 @@ func (s *Stream) Response(p *http1.Response, _ int, _, _ bool) {
 		return
 	}
 	s.answered = true
-	s.head(c.enc.response(p), false)
+	s.head(c.enc.response(p), p.Framing == http1.NoBody)
 }
 
 // Finished reports whether the whole answer was handed over.

@@ -40,8 +40,8 @@ type Stream struct {
 	deadline time.Time
 	timer    *time.Timer
 	onFail   func()
-	// The last frame of this stream in Conn.out, while gen is the connection's: END_STREAM may still be set on it.
-	last    int
+	// The last DATA frame of this stream in Conn.out, while gen is the connection's: END_STREAM may still be set on it.
+	last    int // -1 none
 	lastGen uint64
 	reused  bool
 }
@@ -52,7 +52,7 @@ var streams = sync.Pool{New: func() any { return new(Stream) }}
 func (c *Conn) newStream() *Stream {
 	s := streams.Get().(*Stream)
 	s.c, s.cond.L = c, &c.mu
-	s.sendWin, s.recvWin, s.left = c.peerWin, int64(c.opt.Window), -1
+	s.sendWin, s.recvWin, s.left, s.last = c.peerWin, int64(c.opt.Window), -1, -1
 	return s
 }
 
@@ -86,7 +86,7 @@ func (s *Stream) reset(n *Stream) {
 	s.recvEnd, s.sentEnd, s.answered, s.unwanted, s.cut = false, false, false, false, false
 	s.err, s.sendWin, s.recvWin, s.credit = nil, 0, 0, 0
 	s.deadline, s.timer, s.onFail = time.Time{}, nil, nil
-	s.last, s.lastGen, s.reused = 0, 0, false
+	s.last, s.lastGen, s.reused = -1, 0, false
 }
 
 // fail ends the stream with err. The lock is held.
@@ -95,23 +95,27 @@ func (s *Stream) fail(err error) {
 		s.err, s.cut = err, !s.recvEnd
 		if f := s.onFail; f != nil {
 			s.onFail = nil
-			s.c.wg.Go(f)
+			f()
 		}
 	}
 	s.cond.Broadcast()
 }
 
-// OnFail has f called, once and on a goroutine of its own, when the stream fails. nil takes that back.
+// OnFail has f called once, when the stream fails or at once when it has, under the connection's lock: f must not call
+// the stream. nil takes that back, and returns when no call is under way.
 func (s *Stream) OnFail(f func()) {
 	c := s.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if s.err != nil && f != nil {
-		c.wg.Go(f)
+		f()
 		return
 	}
 	s.onFail = f
 }
+
+// Abort implements the proxy's Sink: the peer is told that the stream is cancelled.
+func (s *Stream) Abort() { s.Cancel(http2.ErrCodeCancel) }
 
 // block takes a header block that came on an open stream: a response's head, or trailers. The lock is held.
 func (s *Stream) block(b *block) error {
@@ -314,7 +318,7 @@ func (s *Stream) Buffered() int {
 // head appends a header block. The lock is held.
 func (s *Stream) head(block []byte, end bool) {
 	c := s.c
-	s.last, s.lastGen = len(c.out), c.gen
+	s.last = -1
 	c.out = appendBlock(c.out, s.id, block, end, c.peerFrame)
 	s.sentEnd = s.sentEnd || end
 }
@@ -369,10 +373,11 @@ func (s *Stream) End(trailers *http1.Header) error {
 		}
 	}
 	s.sentEnd = true
-	if s.lastGen == c.gen && s.last < len(c.out) {
-		c.out[s.last+4] |= byte(http2.FlagDataEndStream) // the same bit in HEADERS
+	if s.last >= 0 && s.lastGen == c.gen {
+		c.out[s.last+4] |= byte(http2.FlagDataEndStream)
 		return nil
 	}
+	// Never on HEADERS that did not end the stream by themselves: gRPC wants an empty DATA frame.
 	c.out = appendHead(c.out, 0, http2.FrameData, http2.FlagDataEndStream, s.id)
 	return nil
 }

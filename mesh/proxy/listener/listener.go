@@ -54,6 +54,10 @@ type Manager struct {
 
 	byAddr   atomic.Pointer[map[netip.AddrPort]*live]
 	draining atomic.Bool
+	ending   atomic.Bool
+	// undecided is of connections that said nothing yet: it ends when no more are accepted.
+	undecided context.Context
+	decide    context.CancelFunc
 	// Opened and Active count connections.
 	Opened, Active atomic.Int64
 }
@@ -79,11 +83,12 @@ type slot struct {
 	mu      sync.Mutex
 	conns   map[net.Conn]struct{}
 	onDrain map[*drainer]struct{}
-	drained bool
+	drained bool // drain was called
+	last    bool // with last set
 }
 
 // drainer is one call of OnDrain.
-type drainer struct{ f func() }
+type drainer struct{ f func(last bool) }
 
 // Current implements filter.Chain.
 func (s *slot) Current() *conf.FilterChain { return s.cur.Load() }
@@ -92,15 +97,15 @@ func (s *slot) Current() *conf.FilterChain { return s.cur.Load() }
 func (s *slot) Draining() bool { return s.gone.Load() || s.m.draining.Load() }
 
 // OnDrain implements filter.Chain.
-func (s *slot) OnDrain(f func()) (forget func()) {
+func (s *slot) OnDrain(f func(last bool)) (forget func()) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.drained || s.m.draining.Load() {
-		s.m.wg.Go(f)
-		return func() {}
-	}
 	d := &drainer{f}
 	s.onDrain[d] = struct{}{}
+	drained, last := s.drained || s.m.draining.Load(), s.last || s.m.ending.Load()
+	s.mu.Unlock()
+	if drained {
+		f(last)
+	}
 	return func() {
 		s.mu.Lock()
 		delete(s.onDrain, d)
@@ -108,14 +113,26 @@ func (s *slot) OnDrain(f func()) (forget func()) {
 	}
 }
 
-// drain tells the connections that asked for it.
-func (s *slot) drain() {
+// drain tells the connections that asked for it; last also ends those that carry plain bytes.
+func (s *slot) drain(last bool) {
 	s.mu.Lock()
-	ds := s.onDrain
-	s.onDrain, s.drained = map[*drainer]struct{}{}, true
+	s.drained, s.last = true, s.last || last
+	fs := make([]func(bool), 0, len(s.onDrain))
+	for d := range s.onDrain {
+		fs = append(fs, d.f)
+	}
 	s.mu.Unlock()
-	for d := range ds {
-		d.f()
+	for _, f := range fs {
+		f(last)
+	}
+}
+
+// cut closes every connection of the slot.
+func (s *slot) cut() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.conns {
+		_ = c.Close()
 	}
 }
 
@@ -123,6 +140,7 @@ func (s *slot) drain() {
 func New(o Options) *Manager {
 	m := &Manager{o: o, active: map[string]*live{}, slots: map[*slot]struct{}{}}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
+	m.undecided, m.decide = context.WithCancel(m.ctx)
 	m.byAddr.Store(&map[netip.AddrPort]*live{})
 	return m
 }
@@ -238,32 +256,30 @@ func (m *Manager) retire(old, next *table) {
 			continue
 		}
 		m.wg.Go(func() {
-			s.drain()
+			s.drain(false)
 			t := time.NewTimer(m.o.Drain)
 			defer t.Stop()
 			select {
 			case <-t.C:
 			case <-m.ctx.Done():
 			}
-			s.end()
-			m.mu.Lock()
-			delete(m.slots, s)
-			m.mu.Unlock()
+			if s.drain(true); s.Current().HTTP == nil {
+				s.cut() // nobody knows when bytes are complete
+			}
+			m.drop(s)
 		})
 	}
 }
 
-// end wakes the connections of a slot that wait for a request, and closes those that carry bytes.
-func (s *slot) end() {
+// drop forgets a slot that is gone once it has no connections.
+func (m *Manager) drop(s *slot) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	http := s.Current().HTTP != nil
-	for c := range s.conns {
-		if http {
-			_ = c.SetReadDeadline(time.Unix(1, 0))
-		} else {
-			_ = c.Close()
-		}
+	empty := len(s.conns) == 0 && s.last
+	s.mu.Unlock()
+	if empty {
+		m.mu.Lock()
+		delete(m.slots, s)
+		m.mu.Unlock()
 	}
 }
 
@@ -323,31 +339,22 @@ func (m *Manager) Addrs(name string) []net.Addr {
 	return out
 }
 
-// Drain tells every connection to end at its next chance, and closes what is left after the time limit. New
-// connections are still accepted until then: whoever has not heard yet that this proxy goes must not be refused.
-// It returns when every connection has ended.
-func (m *Manager) Drain(limit time.Duration) {
+// Drain is how a Manager's end goes.
+type Drain struct {
+	// Grace is how long new connections are still accepted: whoever has not heard yet that this proxy goes must not be
+	// refused. Connections are asked to end from its begin on.
+	Grace time.Duration
+	// Limit is for exchanges that are under way when Grace is over; connections without one end then. 0 is none at all,
+	// below 0 there is no limit.
+	Limit time.Duration
+}
+
+// Drain ends every connection in the given manner and returns when all have ended.
+func (m *Manager) Drain(d Drain) {
 	m.draining.Store(true)
-	m.mu.Lock()
-	for s := range m.slots {
-		s.drain()
-	}
-	m.mu.Unlock()
-	deadline := time.NewTimer(limit)
-	defer deadline.Stop()
-	check := time.NewTicker(20 * time.Millisecond)
-	defer check.Stop()
-wait:
-	for {
-		select {
-		case <-deadline.C:
-			break wait
-		case <-check.C:
-			if m.Active.Load() == 0 {
-				break wait
-			}
-		}
-	}
+	m.each(func(s *slot) { s.drain(false) })
+	wait := time.NewTimer(d.Grace)
+	<-wait.C
 	m.mu.Lock()
 	m.closed = true
 	for _, l := range m.active {
@@ -355,18 +362,45 @@ wait:
 			_ = ln.Close()
 		}
 	}
+	m.mu.Unlock()
+	m.ending.Store(true)
+	m.each(func(s *slot) { s.drain(true) })
+	quiet := time.AfterFunc(time.Second, m.decide) // the first bytes of a new connection are most likely on their way
+	m.left(d.Limit)
+	quiet.Stop()
+	m.cancel()
+	m.each((*slot).cut)
+	m.wg.Wait()
+}
+
+// each calls f for every slot, without the lock.
+func (m *Manager) each(f func(*slot)) {
+	m.mu.Lock()
 	slots := make([]*slot, 0, len(m.slots))
 	for s := range m.slots {
 		slots = append(slots, s)
 	}
 	m.mu.Unlock()
-	m.cancel()
 	for _, s := range slots {
-		s.mu.Lock()
-		for c := range s.conns {
-			_ = c.Close()
-		}
-		s.mu.Unlock()
+		f(s)
 	}
-	m.wg.Wait()
+}
+
+// left waits until no connection is left, at most for limit.
+func (m *Manager) left(limit time.Duration) {
+	var over <-chan time.Time
+	if limit >= 0 {
+		t := time.NewTimer(limit)
+		defer t.Stop()
+		over = t.C
+	}
+	check := time.NewTicker(10 * time.Millisecond)
+	defer check.Stop()
+	for m.Active.Load() > 0 {
+		select {
+		case <-over:
+			return
+		case <-check.C:
+		}
+	}
 }

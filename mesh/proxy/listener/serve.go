@@ -22,7 +22,7 @@ func (m *Manager) serve(l *live, raw net.Conn) {
 	m.Active.Add(1)
 	defer m.Active.Add(-1)
 	defer func() { _ = raw.Close() }() // nothing is left to tell the peer
-	stop := context.AfterFunc(m.ctx, func() { _ = raw.Close() })
+	stop := context.AfterFunc(m.undecided, func() { _ = raw.Close() })
 	t := l.conf.Load()
 	c := &filter.Conn{Conn: raw, Local: addrPort(raw.LocalAddr()), Remote: addrPort(raw.RemoteAddr()), AcceptedAt: time.Now()}
 	if t.UseOriginalDst || t.OriginalDst {
@@ -55,6 +55,9 @@ func (m *Manager) serve(l *live, raw net.Conn) {
 		s.mu.Lock()
 		delete(s.conns, raw)
 		s.mu.Unlock()
+		if s.gone.Load() {
+			m.drop(s)
+		}
 	}()
 	if m.ctx.Err() != nil {
 		return

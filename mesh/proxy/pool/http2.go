@@ -28,6 +28,7 @@ type HTTP2 struct {
 	conns   []*shared
 	waiting []*waiter2 // oldest first
 	dialing bool       // at most one at a time: it serves many
+	live    int        // connections that are open or being made
 	closed  bool
 }
 
@@ -60,8 +61,8 @@ func (p *HTTP2) SetLimits(l Limits) {
 	p.mu.Unlock()
 }
 
-// Get returns a stream on a connection with room, or on the first that gets room or is made. breaker.ErrOverflow says that too
-// many wait already.
+// Get returns a stream on a connection with room, or on the first that gets room or is made. breaker.ErrOverflow says that
+// too many wait already.
 func (p *HTTP2) Get(ctx context.Context) (*H2, error) {
 	p.mu.Lock()
 	if len(p.waiting) == 0 {
@@ -158,11 +159,12 @@ func (p *HTTP2) dialOne() {
 		return
 	}
 	if !p.limits.Connections.Take() {
-		if len(p.conns) > 0 {
+		if p.live > 0 {
 			return
 		}
-		p.limits.Connections.Force()
+		p.limits.Connections.Force() // nothing else would ever serve those who wait
 	}
+	p.live++
 	p.dialing = true
 	p.wg.Go(p.connect)
 }
@@ -177,7 +179,7 @@ func (p *HTTP2) connect() {
 		p.stats.Failed.Add(1)
 		p.mu.Lock()
 		p.dialing = false
-		p.limits.Connections.Give()
+		p.lost()
 		for len(p.waiting) > 0 {
 			p.next().got <- outcome2{err: err}
 		}
@@ -187,7 +189,7 @@ func (p *HTTP2) connect() {
 	p.stats.Opened.Add(1)
 	p.stats.Active.Add(1)
 	c := &shared{local: nc.LocalAddr().String(), idleAt: time.Now()}
-	c.Conn = http2.NewClient(nc, http2.Options{Changed: p.serve, KeepAlive: l.KeepAlive, KeepAliveTimeout: l.KeepAliveTimeout})
+	c.Conn = http2.NewClient(nc, http2.Options{Changed: p.serve, Window: l.Window, ConnWindow: l.ConnWindow, KeepAlive: l.KeepAlive, KeepAliveTimeout: l.KeepAliveTimeout})
 	p.mu.Lock()
 	p.dialing = false
 	p.conns = append(p.conns, c)
@@ -203,10 +205,16 @@ func (p *HTTP2) connect() {
 		p.stats.Destroyed.Add(1)
 		p.mu.Lock()
 		p.conns = slices.DeleteFunc(p.conns, func(o *shared) bool { return o == c })
-		p.limits.Connections.Give()
+		p.lost()
 		p.mu.Unlock()
 		p.serve()
 	})
+}
+
+// lost is told of a connection that is no more, or was never made. The lock is held.
+func (p *HTTP2) lost() {
+	p.live--
+	p.limits.Connections.Give()
 }
 
 // Sweep ends connections that carried nothing for longer than the limit.

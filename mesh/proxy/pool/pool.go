@@ -26,8 +26,9 @@ type Limits struct {
 	MaxRequests    uint32        // per connection; 0 no limit
 	// Connections and Pending bound connections and requests that wait for one, over every pool of a cluster; nil is no bound.
 	Connections, Pending *breaker.Resource
-	// Of HTTP/2: streams on a connection, beside the peer's own limit (0 none), and pings (0 none).
+	// Of HTTP/2: streams on a connection, beside the peer's own limit (0 none), windows (0 the codec's), and pings (0 none).
 	MaxStreams                  uint32
+	Window, ConnWindow          int32
 	KeepAlive, KeepAliveTimeout time.Duration
 }
 

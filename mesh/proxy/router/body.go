@@ -104,11 +104,12 @@ func (b *requestBody) run(p *pump, s *filter.Stream, c pool.Stream, x *exchange)
 		if err != nil {
 			if !p.stopped.Load() {
 				p.gone = true
-				_ = c.SetReadDeadline(time.Unix(1, 0)) // wakes the reader of the answer
+				s.SetDeadline(time.Unix(1, 0)) // wakes the reader of the answer
 			}
 			return
 		}
 		s.Rec.BytesIn += int64(len(piece))
+		s.Moved()
 		if len(b.saved)+len(piece) > maxReplay {
 			b.overflow = true
 		} else if !b.overflow {
@@ -124,7 +125,11 @@ func (b *requestBody) run(p *pump, s *filter.Stream, c pool.Stream, x *exchange)
 	_ = c.End(&s.Req.Trailers)
 	p.sent = c.Flush() == nil
 	if x.timeout > 0 && !p.stopped.Load() {
-		_ = c.SetReadDeadline(time.Now().Add(x.timeout))
+		d := time.Now().Add(x.timeout)
+		if !x.ends.IsZero() && x.ends.Before(d) {
+			d = x.ends
+		}
+		s.SetDeadline(d)
 	}
 }
 

@@ -3,7 +3,6 @@ package router
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"os"
@@ -41,6 +40,7 @@ type exchange struct {
 	timeout  time.Duration // of all tries; 0 none
 	perTry   time.Duration
 	deadline time.Time // of the whole, once the request is complete
+	ends     time.Time // of the stream, from its begin
 	retry    retryState
 	retrying bool // holds one of the cluster's retries
 	tried    []*upstream.Host
@@ -87,6 +87,10 @@ func (x *exchange) run(ctx context.Context) {
 	}
 	fresh := false
 	for {
+		if why := s.Interrupted(); why == telemetry.DownstreamTermination {
+			x.gone()
+			return
+		}
 		if !fresh {
 			s.AttemptCount++
 		}
@@ -169,10 +173,11 @@ func (x *exchange) try(ctx context.Context, m upstream.Member, fresh bool) resul
 		return x.afterReset(failure{connect: true})
 	}
 	if !x.cluster.Breakers.Requests.Take() {
-		c.Put()
+		x.giveBack(c, true)
 		return x.overflow()
 	}
 	defer x.cluster.Breakers.Requests.Give()
+	s.Guard(c)
 	peer.Add(s, m.Mesh)
 	if s.Conn.Direction != conf.Inbound {
 		s.Rec.MTLS = m.Mesh
@@ -187,7 +192,7 @@ func (x *exchange) try(ctx context.Context, m upstream.Member, fresh bool) resul
 	m.Active.Add(1)
 	defer m.Active.Add(-1)
 	sent := time.Now()
-	x.setDeadline(c, sent)
+	x.setDeadline(sent)
 	c.Request(&s.Req)
 	x.body.send(s, c, x)
 	if x.body.pump == nil {
@@ -211,15 +216,28 @@ func (x *exchange) overflow() result {
 	return failed
 }
 
-func (x *exchange) setDeadline(c pool.Stream, now time.Time) {
+func (x *exchange) setDeadline(now time.Time) {
 	d := x.deadline
 	if x.perTry > 0 {
 		if t := now.Add(x.perTry); d.IsZero() || t.Before(d) {
 			d = t
 		}
 	}
+	if !x.ends.IsZero() && (d.IsZero() || x.ends.Before(d)) {
+		d = x.ends
+	}
 	if !d.IsZero() {
-		_ = c.SetReadDeadline(d) // a dead connection shows at the read
+		x.s.SetDeadline(d)
+	}
+}
+
+// giveBack ends the exchange with the upstream; whole says that it was complete.
+func (x *exchange) giveBack(c pool.Stream, whole bool) {
+	x.s.Unguard()
+	if whole {
+		c.Put()
+	} else {
+		c.Discard()
 	}
 }
 
@@ -254,27 +272,32 @@ func (x *exchange) lost(c pool.Stream, err error) result {
 	unsent := c.Unsent(err)
 	silent := c.Buffered() == 0 && (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, http2.ErrClosed))
 	reused := c.Reused()
-	c.Discard()
+	x.giveBack(c, false)
 	if gone {
-		s.Rec.Flags |= telemetry.DownstreamTermination
-		s.Rec.Details = "downstream_remote_disconnect"
-		s.CloseAfter = true
-		return done
+		return x.gone()
+	}
+	if why := s.Interrupted(); why != 0 {
+		return x.interrupted(why)
 	}
 	if x.stales < maxStales && x.body.replayable() && (unsent || reused && silent && safe(s.Req.Method)) {
 		x.stales++
 		return stale
 	}
 	x.host.Errors.Add(1)
-	if errors.Is(err, os.ErrDeadlineExceeded) {
+	switch late := errors.Is(err, os.ErrDeadlineExceeded); {
+	case late && x.over(): // the stream's own end is not the host's fault
+	case late:
 		x.host.Timeouts.Add(1)
 		x.host.Report(outlier.TimedOut, 0)
-	} else {
+	default:
 		x.host.Report(outlier.ConnectFailed, 0)
 	}
 	var bad *http1.ParseError
 	var peerReset *http2.ResetError
 	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded) && x.over():
+		s.Rec.Flags |= telemetry.DurationTimeout
+		return failed
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		st.Timeouts.Add(1)
 		s.Rec.Flags |= telemetry.UpstreamRequestTimeout
@@ -333,7 +356,7 @@ func (x *exchange) answer(c pool.Stream, m upstream.Member) result {
 	}
 	if x.retry.left > 0 && x.retryStatus() && x.takeRetry() {
 		if x.body.stop(s) {
-			c.Discard()
+			x.giveBack(c, false)
 			s.Rec.Flags |= telemetry.DownstreamTermination
 			s.CloseAfter = true
 			return done
@@ -394,12 +417,13 @@ func (x *exchange) stream(c pool.Stream, m upstream.Member, closing bool) result
 			s.Rec.Details = "upstream_reset_after_response_started{connection_termination}"
 			x.cluster.Stats.Resets.Add(1)
 			x.body.stop(s)
-			c.Discard()
+			x.giveBack(c, false)
 			_ = s.Out.Flush() // what came goes out; the missing end tells the client that it is not all
 			s.CloseAfter = true
 			return done
 		}
 		s.Rec.BytesOut += int64(len(p))
+		s.Moved()
 		if s.Out.Body(p) == nil && !c.BodyDone() && c.Buffered() == 0 {
 			_ = s.Out.Flush()
 		}
@@ -412,9 +436,9 @@ func (x *exchange) stream(c pool.Stream, m upstream.Member, closing bool) result
 	}
 	sentAll := x.body.settle(s)
 	if !closing && sentAll && c.BodyDone() {
-		c.Put()
+		x.giveBack(c, true)
 	} else {
-		c.Discard()
+		x.giveBack(c, false)
 	}
 	if s.Out.Flush() != nil {
 		s.Rec.Flags |= telemetry.DownstreamTermination
@@ -435,40 +459,10 @@ func (x *exchange) drain(c pool.Stream, m upstream.Member) {
 		}
 	}
 	if c.BodyDone() && !x.s.Resp.Close && x.body.complete {
-		c.Put()
+		x.giveBack(c, true)
 		return
 	}
-	c.Discard()
-}
-
-func (x *exchange) failure() (code int, body, details string) {
-	f := x.s.Rec.Flags
-	switch {
-	case x.reset == "overflow":
-		return 503, "upstream connect error or disconnect/reset before headers. reset reason: overflow", "upstream_reset_before_response_started{overflow}"
-	case f&telemetry.NoHealthyUpstream != 0:
-		return 503, "no healthy upstream", "no_healthy_upstream"
-	case f&telemetry.UpstreamRequestTimeout != 0:
-		return 504, "upstream request timeout", "response_timeout"
-	case f&telemetry.UpstreamProtocolError != 0:
-		return 502, "upstream connect error or disconnect/reset before headers. reset reason: protocol error", "upstream_reset_before_response_started{protocol_error}"
-	}
-	body = "upstream connect error or disconnect/reset before headers. reset reason: " + x.reset
-	if x.s.Rec.Failure != "" {
-		body += ", transport failure reason: " + x.s.Rec.Failure
-	}
-	return 503, body, fmt.Sprintf("upstream_reset_before_response_started{%s}", x.reset)
-}
-
-func (x *exchange) fail(code int, body, details string) {
-	x.s.Resp.Reset()
-	if x.reset == "overflow" {
-		x.s.Resp.Add(hOverloaded, vTrue)
-	}
-	x.s.ReplyWith(code, []byte(body), "text/plain", details)
-	if x.s.Out.Flush() != nil {
-		x.s.CloseAfter = true
-	}
+	x.giveBack(c, false)
 }
 
 // tunnel joins both connections after a 101, until one side ends.
@@ -477,7 +471,7 @@ func (x *exchange) tunnel(st pool.Stream) result {
 	c, ok := st.(*pool.Conn)
 	in, ok2 := s.In.(*http1.Reader)
 	if !ok || !ok2 {
-		st.Discard()
+		x.giveBack(st, false)
 		s.Rec.Flags |= telemetry.UpstreamProtocolError
 		x.fail(502, "the upstream switched protocols unasked", "upstream_reset_before_response_started{protocol_error}")
 		return done
@@ -487,7 +481,7 @@ func (x *exchange) tunnel(st pool.Stream) result {
 	s.CloseAfter = true
 	s.WriteHead()
 	if s.Req.Upgrade == nil || s.Out.Flush() != nil {
-		c.Discard()
+		x.giveBack(c, false)
 		return done
 	}
 	_ = c.SetDeadline(time.Time{})
@@ -498,7 +492,7 @@ func (x *exchange) tunnel(st pool.Stream) result {
 		up <- n
 	}()
 	s.Rec.BytesOut += copyAfter(s.Conn.Conn, c.Conn, late)
-	c.Discard()
+	x.giveBack(c, false)
 	_ = s.Conn.SetReadDeadline(time.Unix(1, 0))
 	s.Rec.BytesIn += <-up
 	return done

@@ -9,6 +9,7 @@ import (
 	"strconv"
 
 	"github.com/meshproof/meshproof/mesh/proxy/conf"
+	"github.com/meshproof/meshproof/mesh/proxy/filter"
 	"github.com/meshproof/meshproof/mesh/proxy/http1"
 )
 
@@ -72,7 +73,7 @@ func matches(m *conf.RouteMatch, q *http1.Request, path, query, scheme []byte, r
 	if m.Fraction != conf.Always && uint32(random%uint64(conf.Always)) >= m.Fraction {
 		return false
 	}
-	if m.GRPC && !isGRPC(q.Get("content-type")) {
+	if m.GRPC && !filter.GRPC(q) {
 		return false
 	}
 	for i := range m.Headers {
@@ -93,10 +94,6 @@ func equal(a, b []byte, fold bool) bool {
 		return bytes.EqualFold(a, b)
 	}
 	return bytes.Equal(a, b)
-}
-
-func isGRPC(ct []byte) bool {
-	return bytes.HasPrefix(ct, []byte("application/grpc")) && (len(ct) == 16 || ct[16] == '+' || ct[16] == ';')
 }
 
 func matchHeader(h *conf.HeaderMatch, q *http1.Request, scheme []byte) bool {

@@ -5,7 +5,7 @@ import "github.com/meshproof/meshproof/mesh/proxy/filter"
 // outcome is the status that outlier detection counts: the response's, or for gRPC what the status in its head stands for.
 // A status in trailers is not seen, as in Envoy.
 func outcome(s *filter.Stream) int {
-	if !isGRPC(s.Req.Get("content-type")) {
+	if !filter.GRPC(&s.Req) {
 		return s.Resp.Status
 	}
 	g := s.Resp.Get("grpc-status")

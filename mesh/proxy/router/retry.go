@@ -24,6 +24,10 @@ type retryState struct {
 func (x *exchange) policy() {
 	f, q := x.route.Forward, &x.s.Req
 	x.timeout = f.Timeout
+	x.duration()
+	if f.IdleTimeout > 0 {
+		x.s.SetIdle(f.IdleTimeout)
+	}
 	if p := f.Retry; p != nil {
 		x.perTry = p.PerTry
 		x.retry = retryState{on: p.On, num: p.Num, codes: p.Codes, base: p.BackoffBase, max: p.BackoffMax, avoid: p.PreviousHosts, hostAttempts: p.HostAttempts}
@@ -46,6 +50,56 @@ func (x *exchange) policy() {
 	if x.retry.max == 0 {
 		x.retry.max = 10 * x.retry.base
 	}
+}
+
+// duration bounds the life of the stream: for gRPC by what its client grants, where the route says so.
+func (x *exchange) duration() {
+	f, s := x.route.Forward, x.s
+	d := f.MaxDuration
+	if f.GRPCTimeout && s.Rec.GRPC {
+		if t, ok := grpcTimeout(s.Req.Get("grpc-timeout")); ok {
+			d = t
+			if f.GRPCMax > 0 {
+				d = min(d, f.GRPCMax)
+			}
+			d = max(d, time.Millisecond)
+		}
+	}
+	if d > 0 {
+		x.ends = s.Rec.Start.Add(d)
+	}
+}
+
+// grpcTimeout reads gRPC's header: at most eight digits and a unit (PROTOCOL-HTTP2.md).
+func grpcTimeout(b []byte) (time.Duration, bool) {
+	if len(b) < 2 || len(b) > 9 {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(string(b[:len(b)-1]), 10, 32)
+	if err != nil {
+		return 0, false
+	}
+	var unit time.Duration
+	switch b[len(b)-1] {
+	case 'H':
+		unit = time.Hour
+	case 'M':
+		unit = time.Minute
+	case 'S':
+		unit = time.Second
+	case 'm':
+		unit = time.Millisecond
+	case 'u':
+		unit = time.Microsecond
+	case 'n':
+		unit = time.Nanosecond
+	default:
+		return 0, false
+	}
+	if n > uint64(100*365*24*time.Hour/unit) {
+		return 0, false
+	}
+	return time.Duration(n) * unit, true
 }
 
 func (x *exchange) headerPolicy() {

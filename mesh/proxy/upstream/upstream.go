@@ -322,7 +322,7 @@ func (s *Set) host(c *conf.Cluster, ep *conf.Endpoint, used map[hostKey]bool) (*
 
 func (s *Set) poolLimits(c *conf.Cluster) pool.Limits {
 	b := s.limits[c.Name]
-	return pool.Limits{ConnectTimeout: c.ConnectTimeout, IdleTimeout: c.IdleTimeout, MaxRequests: c.MaxRequests, MaxStreams: c.HTTP2.MaxStreams,
+	return pool.Limits{ConnectTimeout: c.ConnectTimeout, IdleTimeout: c.IdleTimeout, MaxRequests: c.MaxRequests, MaxStreams: c.HTTP2.MaxStreams, Window: c.HTTP2.Window, ConnWindow: c.HTTP2.ConnWindow,
 		KeepAlive: c.HTTP2.KeepAlive, KeepAliveTimeout: c.HTTP2.KeepAliveTimeout, Connections: &b.Connections, Pending: &b.Pending}
 }
 

@@ -474,7 +474,8 @@ func (run outlierRun) judgeProof(faults []fault) verdict.Claim {
 		}
 		w := expect.Window{From: f.from.Add(-run.plan.timeout), To: f.to}
 		for _, r := range expect.Sent(run.requests, w, run.plan.streams()...) {
-			if host := run.hostOf(r); failed(r) && slices.Contains(f.hosts, host) {
+			// A status is signed by the pod that gave it; what is not is of another fault.
+			if host := run.hostOf(r); failed(r) && slices.Contains(f.hosts, host) && (kind != "status" || r.Pod != "") {
 				clients++
 			}
 		}

@@ -163,7 +163,7 @@ func (run stickyRun) judgeForm(s stickyService) verdict.Claim {
 		}
 	}
 	c := verdict.Strays{
-		ID: "form/" + s.name, Statement: "who has no cookie gets one, and nobody else: " + strings.Trim(form.String(), "^$"), N: n, Seen: wrong, Movable: true,
+		ID: "form/" + s.name, Statement: "who has no cookie gets one, and nobody else: " + strings.Trim(form.String(), "^$"), N: n, Seen: wrong,
 	}.Claim()
 	if first != "" {
 		c.Reason = strings.ReplaceAll(c.Reason, " to ", " got ") + "\n" + first

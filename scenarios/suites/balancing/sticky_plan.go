@@ -63,7 +63,8 @@ const (
 	stickyHeadroom = 60 * time.Second
 )
 
-// newStickyPlan returns the plan of a profile. Each session must come back within each span.
+// newStickyPlan returns the plan of a profile. Each session must come back within each span. Sessions are as many as no number of hosts
+// divides: where hosts had their turns, a session that comes back in turn would else meet the same one.
 func newStickyPlan(p lab.Profile) stickyPlan {
 	scale := 1
 	pl := stickyPlan{calm: 12 * time.Second, joined: 9 * time.Second, left: 9 * time.Second, spreadCatch: 0.1, shareCatch: 0.15}
@@ -77,20 +78,20 @@ func newStickyPlan(p lab.Profile) stickyPlan {
 	n := func(quick int) int { return quick * min(scale, 5) }
 	pl.services = []stickyService{
 		{name: "by-cookie", by: byCookie, table: ringHash, cookie: "user", ttl: longTTL, streams: []stickyStream{
-			{name: "sticky-cookie-gateway", source: drive.Runner, rate: 130, sessions: n(1000)},
-			{name: "sticky-cookie-mesh", source: drive.Agent, rate: 130, sessions: n(1000)},
+			{name: "sticky-cookie-gateway", source: drive.Runner, rate: 130, sessions: n(1009)},
+			{name: "sticky-cookie-mesh", source: drive.Agent, rate: 130, sessions: n(1009)},
 		}},
-		{name: "by-header", by: byHeader, table: maglev, streams: []stickyStream{{name: "sticky-header-mesh", source: drive.Agent, rate: 45, sessions: n(200)}}},
-		{name: "by-query", by: byQuery, table: ringHash, streams: []stickyStream{{name: "sticky-query-gateway", source: drive.Runner, rate: 45, sessions: n(200)}}},
+		{name: "by-header", by: byHeader, table: maglev, streams: []stickyStream{{name: "sticky-header-mesh", source: drive.Agent, rate: 45, sessions: n(199)}}},
+		{name: "by-query", by: byQuery, table: ringHash, streams: []stickyStream{{name: "sticky-query-gateway", source: drive.Runner, rate: 45, sessions: n(199)}}},
 		{name: "by-source", by: bySource, table: ringHash, streams: []stickyStream{{name: "sticky-source-mesh", source: drive.Agent, rate: 30}}},
 		{name: "by-session", by: byCookie, table: maglev, cookie: "id", path: "/", streams: []stickyStream{
-			{name: "sticky-session-gateway", source: drive.Runner, rate: 30, sessions: n(100)},
+			{name: "sticky-session-gateway", source: drive.Runner, rate: 30, sessions: n(101)},
 		}},
 		{name: "by-short", by: byCookie, table: ringHash, cookie: "short", ttl: shortTTL, streams: []stickyStream{
-			{name: "sticky-short-gateway", source: drive.Runner, rate: 30, sessions: 60},
+			{name: "sticky-short-gateway", source: drive.Runner, rate: 30, sessions: 61},
 		}},
 		{name: "by-weight", by: byCookie, table: ringHash, cookie: "user", ttl: longTTL, weighted: true, streams: []stickyStream{
-			{name: "sticky-weight-mesh", source: drive.Agent, rate: 85, sessions: n(250)},
+			{name: "sticky-weight-mesh", source: drive.Agent, rate: 85, sessions: n(251)},
 		}},
 	}
 	return pl

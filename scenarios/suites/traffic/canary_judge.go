@@ -243,21 +243,12 @@ func (run canaryRun) judgeConverged() []verdict.Claim {
 			})
 			continue
 		}
-		for _, sp := range run.plan.splits {
-			var names []string
-			for _, src := range sp.weighted() {
-				names = append(names, src.name)
-			}
-			rs := expect.Sent(run.requests, expect.Window{From: ch.Applied, To: ch.window.To}, names...)
-			if before.new == 0 && ch.step.new > 0 {
-				if at, ok := expect.First(rs, sp.new, ch.Applied); ok && (v.FirstObeying.IsZero() || at.Before(v.FirstObeying)) {
-					v.FirstObeying = at
-				}
-			}
-			if before.old > 0 && ch.step.old == 0 {
-				if at, ok := expect.Last(rs, sp.old, ch.Applied); ok && at.After(v.LastDisobeying) {
-					v.LastDisobeying = at
-				}
+		obeyed := run.judgeObeyed(before, ch)
+		for _, o := range obeyed {
+			if o.Last {
+				v.LastDisobeying = o.Seen
+			} else {
+				v.FirstObeying = o.Seen
 			}
 		}
 		c := v.Claim()
@@ -268,6 +259,49 @@ func (run canaryRun) judgeConverged() []verdict.Claim {
 			c.Reason += "\nlikely  " + ch.Err.Error() + "\nsee     meshproof mesh proxy-status"
 		}
 		claims = append(claims, c)
+		for _, o := range obeyed {
+			oc := o.Claim()
+			oc.Evidence = evidenceFiles(run.streams())
+			claims = append(claims, oc)
+		}
 	}
 	return claims
+}
+
+// judgeObeyed looks for the requests that alone tell a change: the first that the new version got, where it had no share before, and
+// the last that the old one got, where it has no share after.
+func (run canaryRun) judgeObeyed(before step, ch change) []verdict.Obeyed {
+	first := verdict.Obeyed{
+		ID: fmt.Sprintf("first/%d-%d", ch.step.old, ch.step.new), Statement: fmt.Sprintf("the first request obeys %s soon", ch.step),
+		Applied: ch.Applied, Within: liveBound,
+	}
+	last := verdict.Obeyed{
+		ID: fmt.Sprintf("last/%d-%d", ch.step.old, ch.step.new), Statement: fmt.Sprintf("no request obeys what was before %s for long", ch.step),
+		Applied: ch.Applied, Within: liveBound, Last: true,
+	}
+	if ch.Err == nil {
+		first.Acked, last.Acked = ch.Acked, ch.Acked
+	}
+	for _, sp := range run.plan.splits {
+		var names []string
+		for _, src := range sp.weighted() {
+			names = append(names, src.name)
+		}
+		rs := expect.Sent(run.requests, expect.Window{From: ch.Applied, To: ch.window.To}, names...)
+		first.N, last.N = first.N+len(rs), last.N+len(rs)
+		if at, ok := expect.First(rs, sp.new, ch.Applied); ok && (first.Seen.IsZero() || at.Before(first.Seen)) {
+			first.Seen = at
+		}
+		if at, ok := expect.Last(rs, sp.old, ch.Applied); ok && at.After(last.Seen) {
+			last.Seen = at
+		}
+	}
+	var out []verdict.Obeyed
+	if before.new == 0 && ch.step.new > 0 {
+		out = append(out, first)
+	}
+	if before.old > 0 && ch.step.old == 0 {
+		out = append(out, last)
+	}
+	return out
 }

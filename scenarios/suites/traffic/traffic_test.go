@@ -18,7 +18,7 @@ func TestTraffic(t *testing.T) {
 		},
 	}, specs.Control{
 		Name: "fails with weights that never change", LeftOut: true, Reasons: map[string]specs.Reason{
-			"canary": {Claim: "share/", Says: "outside", Holds: []string{"lost", "stray"}},
+			"canary": {Claim: "share/", Says: "(weights ", Holds: []string{"lost", "stray"}},
 		},
 	})
 }

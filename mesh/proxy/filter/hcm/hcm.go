@@ -7,6 +7,9 @@ import (
 	"errors"
 	"io"
 	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/meshproof/meshproof/mesh/proxy/conf"
@@ -32,22 +35,30 @@ type Manager struct {
 	Recorder Recorder
 	// Filters run on every connection, in this order.
 	Filters []filter.HTTP
+
+	mu    sync.Mutex
+	conns map[*connection]struct{} // of HTTP/1
 }
 
 // Serve reads requests from c until the connection ends, the chain drains, or ctx is done. It does not close c.
 func (m *Manager) Serve(ctx context.Context, c *filter.Conn) {
 	in := http1.NewReader(c.Conn)
 	in.Prefill(c.Prefix)
+	l := &life{nc: c.Conn}
+	forget := c.Chain.OnDrain(l.drain)
+	defer forget()
+	l.waits(true)
 	two, ok := http2Wanted(c, in)
+	l.waits(false)
 	switch {
 	case !ok:
 		in.Release()
 	case two:
 		prefix := in.TakeBuffered()
 		in.Release()
-		m.serve2(ctx, c, prefix)
+		m.serve2(ctx, c, prefix, l)
 	default:
-		m.serve1(ctx, c, in)
+		m.serve1(ctx, c, in, l)
 	}
 }
 
@@ -72,7 +83,6 @@ func http2Wanted(c *filter.Conn, in *http1.Reader) (two, ok bool) {
 			return two, true
 		}
 		if err := in.More(); err != nil {
-			// The drain wakes connections that say nothing.
 			if errors.Is(err, os.ErrDeadlineExceeded) && h.IdleTimeout == 0 && !c.Chain.Draining() {
 				_ = c.SetReadDeadline(time.Time{})
 				continue
@@ -83,10 +93,12 @@ func http2Wanted(c *filter.Conn, in *http1.Reader) (two, ok bool) {
 }
 
 // serve1 serves HTTP/1.
-func (m *Manager) serve1(ctx context.Context, c *filter.Conn, in *http1.Reader) {
+func (m *Manager) serve1(ctx context.Context, c *filter.Conn, in *http1.Reader, l *life) {
 	s := &filter.Stream{Conn: c, Out: http1.NewWriter(c.Conn), In: in}
 	defer in.Release()
-	conn := connection{m: m, s: s, in: in}
+	conn := &connection{m: m, s: s, in: in, life: l, raw: rawConn(c.Conn)}
+	m.watch(conn)
+	defer m.forget(conn)
 	defer func() { _ = s.Out.Flush() }()
 	for first := true; ; first = false {
 		if !conn.await(first) {
@@ -95,6 +107,7 @@ func (m *Manager) serve1(ctx context.Context, c *filter.Conn, in *http1.Reader) 
 		if !conn.one(ctx) {
 			return
 		}
+		l.answered()
 	}
 }
 
@@ -102,9 +115,15 @@ type connection struct {
 	m     *Manager
 	s     *filter.Stream
 	in    *http1.Reader
+	life  *life
 	http  *conf.HTTP
 	armed time.Time // when the idle deadline was last set
 	idle  time.Duration
+
+	// For the watch.
+	raw  syscall.RawConn
+	busy atomic.Uint64 // epoch of the exchange under way; 0 none
+	seen uint64        // busy at the last look
 }
 
 // await blocks until a request begins to arrive; false means that none will.
@@ -118,12 +137,14 @@ func (c *connection) await(first bool) bool {
 		return false
 	}
 	c.arm(time.Now())
+	c.life.waits(true)
+	defer c.life.waits(false)
 	for {
 		err := c.in.Wait()
 		if err == nil {
 			return true
 		}
-		// The drain wakes idle connections by a deadline in the past; what arrived in that moment is still served.
+		// The drain wakes idle connections by a deadline in the past.
 		if errors.Is(err, os.ErrDeadlineExceeded) && !s.Conn.Chain.Draining() && c.idle == 0 {
 			_ = s.Conn.SetReadDeadline(time.Time{})
 			continue
@@ -163,8 +184,12 @@ func (c *connection) one(ctx context.Context) bool {
 	s.Req.Reset()
 	now := time.Now()
 	c.m.begin(s, now)
-	if h.HeadersTimeout > 0 {
+	switch {
+	case h.HeadersTimeout > 0:
 		_ = s.Conn.SetReadDeadline(now.Add(h.HeadersTimeout))
+		c.armed = time.Time{}
+	case s.Conn.Chain.Draining():
+		_ = s.Conn.SetReadDeadline(time.Time{}) // the drain may have meant to end an idle connection
 		c.armed = time.Time{}
 	}
 	err := c.in.ReadRequest(&s.Req, http1.Limits{HeadBytes: h.MaxHeaderBytes, Headers: h.MaxHeaders, HTTP10: h.HTTP10})
@@ -179,12 +204,16 @@ func (c *connection) one(ctx context.Context) bool {
 		_ = s.Conn.SetReadDeadline(time.Time{})
 		c.armed = time.Time{}
 	}
+	c.busy.Store(s.Open())
+	s.SetIdle(h.StreamIdleTimeout)
 	if c.m.request(s) {
 		c.m.Router.Serve(ctx, s)
 	}
 	if s.Out.Flush() != nil {
 		s.CloseAfter = true
 	}
+	c.busy.Store(0)
+	s.Close()
 	s.Rec.Duration = time.Since(now)
 	c.m.Recorder.HTTP(h, &s.Rec)
 	if !s.CloseAfter && !s.In.BodyDone() {

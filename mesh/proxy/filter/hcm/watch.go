@@ -1,0 +1,75 @@
+package hcm
+
+import (
+	"context"
+	"net"
+	"syscall"
+	"time"
+
+	"github.com/meshproof/meshproof/mesh/proxy/telemetry"
+)
+
+// look is how often exchanges of HTTP/1 that take long are looked at. Nothing reads their connections meanwhile, so that
+// only the kernel knows that a client has gone; shorter exchanges pay nothing.
+const look = 100 * time.Millisecond
+
+// Run notices clients of HTTP/1 that went away while their answer was awaited, until ctx ends.
+func (m *Manager) Run(ctx context.Context) error {
+	t := time.NewTicker(look)
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+			m.lookAround()
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func (m *Manager) watch(c *connection) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.conns == nil {
+		m.conns = map[*connection]struct{}{}
+	}
+	m.conns[c] = struct{}{}
+}
+
+func (m *Manager) forget(c *connection) {
+	m.mu.Lock()
+	delete(m.conns, c)
+	m.mu.Unlock()
+}
+
+func (m *Manager) lookAround() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for c := range m.conns {
+		epoch := c.busy.Load()
+		if epoch != 0 && epoch == c.seen && c.raw != nil && left(c.raw) {
+			c.s.Interrupt(epoch, telemetry.DownstreamTermination)
+		}
+		c.seen = epoch
+	}
+}
+
+// rawConn finds the socket below TLS and what sniffing put in front.
+func rawConn(nc net.Conn) syscall.RawConn {
+	for {
+		t, ok := nc.(interface{ NetConn() net.Conn })
+		if !ok {
+			break
+		}
+		nc = t.NetConn()
+	}
+	sc, ok := nc.(syscall.Conn)
+	if !ok {
+		return nil
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return nil
+	}
+	return raw
+}

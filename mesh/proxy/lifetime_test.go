@@ -1,0 +1,130 @@
+package proxy
+
+import (
+	"bufio"
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	"github.com/meshproof/meshproof/mesh/proxy/listener"
+	"github.com/meshproof/meshproof/mesh/xds"
+)
+
+// TestClientGone: when a client goes while its answer is awaited, the upstream hears of it.
+func TestClientGone(t *testing.T) {
+	begun, heard := make(chan struct{}), make(chan struct{})
+	addr := serveWith(t, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		close(begun)
+		<-r.Context().Done()
+		close(heard)
+	}), nil)
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+	<-begun
+	_ = c.Close()
+	select {
+	case <-heard:
+	case <-time.After(10 * time.Second):
+		t.Error("the upstream never heard that the client was gone")
+	}
+}
+
+// TestStreamIdleTimeout: an exchange in which nothing moves is answered with 408, by the manager's limit or the route's.
+func TestStreamIdleTimeout(t *testing.T) {
+	for name, c := range map[string]struct {
+		manager, route time.Duration
+	}{"manager": {100 * time.Millisecond, 0}, "route": {0, 100 * time.Millisecond}} {
+		t.Run(name, func(t *testing.T) {
+			s := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
+			defer s.Close()
+			a := newADS(t)
+			addr := freeAddr(t).String()
+			act := weighted("c", 1)
+			if c.route > 0 {
+				act.IdleTimeout = durationpb.New(c.route)
+			}
+			l := httpListener(t, addr, "80")
+			l.FilterChains[0].Filters = []*listenerv3.Filter{manager(t, rds("80"), func(h *hcmv3.HttpConnectionManager) {
+				h.StreamIdleTimeout = durationpb.New(c.manager)
+			})}
+			a.put(xds.Set{
+				Clusters: []*clusterPB{edsCluster("c")}, Endpoints: []*claPB{cla(t, "c", strings.TrimPrefix(s.URL, "http://"))},
+				Listeners: []*listenerPB{l}, Routes: []*routesPB{table("80", []string{"*"}, &routev3.Route{
+					Match: &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"}}, Action: &routev3.Route_Route{Route: act}})},
+			})
+			start(t, a)
+			resp, body := get(t, httpClient(t), "http://"+addr+"/")
+			if resp.StatusCode != 408 || body != "stream timeout" {
+				t.Errorf("status %d: %q", resp.StatusCode, body)
+			}
+		})
+	}
+}
+
+// TestDrainGrace: while the grace lasts a new connection is served and told to close; after it idle connections end at once,
+// well before the limit.
+func TestDrainGrace(t *testing.T) {
+	a := newADS(t)
+	addr, admin := freeAddr(t).String(), freeAddr(t).String()
+	a.put(canary(t, addr, backend(t, "v1"), backend(t, "v2"), 100, 0))
+	ctx, cancel := context.WithCancel(context.Background())
+	ready, ended := make(chan struct{}), make(chan error, 1)
+	go func() {
+		ended <- Run(ctx, Bootstrap{NodeID: "sidecar~127.0.0.1~t.d~d.svc.cluster.local", Discovery: dialOptions(a), Admin: admin,
+			Stop: listener.Drain{Grace: 2 * time.Second, Limit: time.Minute}, Ready: func() { close(ready) }})
+	}()
+	<-ready
+	ask := func(c net.Conn) *http.Response {
+		t.Helper()
+		_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+		p, err := http.ReadResponse(bufio.NewReader(c), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.Copy(io.Discard, p.Body)
+		return p
+	}
+	dial := func() net.Conn {
+		t.Helper()
+		c, err := net.Dial("tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close() })
+		return c
+	}
+	idle := dial()
+	if p := ask(idle); p.Close {
+		t.Error("told to close before the drain")
+	}
+	cancel()
+	adminSays(t, admin, "DRAINING")
+	if p := ask(dial()); p.StatusCode != 200 || !p.Close {
+		t.Errorf("new connection in the grace: status %d, close %v", p.StatusCode, p.Close)
+	}
+	_ = idle.SetReadDeadline(time.Now().Add(30 * time.Second))
+	if n, err := idle.Read(make([]byte, 1)); err != io.EOF {
+		t.Errorf("idle connection: %d bytes, %v; want its end", n, err)
+	}
+	select {
+	case err := <-ended:
+		if err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	case <-time.After(30 * time.Second):
+		t.Error("the proxy waits for idle connections")
+	}
+}
