@@ -33,10 +33,17 @@ unit: deps ## Unit tests with the race detector
 	go test -race -short -timeout 20m ./...
 
 .PHONY: e2e
-e2e: deps build ## End-to-end tests on the embedded cluster
+e2e: deps build ## End-to-end tests on embedded clusters: the provider, the canary with its controls, the other suites as they should be
 	go test -count=1 -timeout 30m ./clusters/local/...
 	go test -count=1 -timeout 30m -v -run '^TestTraffic$$' ./scenarios/suites/traffic
-	go test -count=1 -timeout 30m -v -run '^TestBalancing$$' ./scenarios/suites/balancing
+	go test -count=1 -timeout 30m -v -run '^TestBalancing$$' ./scenarios/suites/balancing -ginkgo.focus=passes
+	go test -count=1 -timeout 30m -v -run '^TestUpgrade$$' ./scenarios/suites/upgrade -ginkgo.focus=passes
+	go test -count=1 -timeout 30m -v -run '^TestMultiCluster$$' ./scenarios/suites/multicluster -ginkgo.focus=passes
+
+.PHONY: e2e-all
+e2e-all: deps build ## All end-to-end tests, with every negative control: for the night
+	go test -count=1 -timeout 30m ./clusters/local/...
+	go test -count=1 -timeout 60m -p 1 -v -run '^(TestTraffic|TestBalancing|TestUpgrade|TestMultiCluster)$$' ./scenarios/suites/...
 
 .PHONY: bench
 bench: deps build ## Benchmarks: the proxy, the control plane, the load generator, cluster start and stop

@@ -139,8 +139,11 @@ func (s *suite) host(t *testing.T, b clusters.Balanced, ip string) {
 	Eventually(t, budget, func() error {
 		list, err := b.LoadBalancers()
 		i := slices.IndexFunc(list, func(lb clusters.LoadBalancer) bool { return lb.Namespace == namespace && lb.Service == "balanced" })
-		if err != nil || i < 0 {
-			return fmt.Errorf("load balancers of this host: %+v, %v; want clustertest/balanced", list, err)
+		if err != nil {
+			return err
+		}
+		if i < 0 {
+			return fmt.Errorf("load balancers of this host: %+v; want clustertest/balanced", list)
 		}
 		got = list[i]
 		return nil

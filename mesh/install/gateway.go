@@ -27,7 +27,7 @@ func (g Gateway) withDefaults(o Options) Gateway {
 		g.Labels["app"] = g.Name
 	}
 	if g.Service.Type == "" {
-		g.Service.Type = corev1.ServiceTypeNodePort
+		g.Service.Type = corev1.ServiceTypeLoadBalancer
 		if g.Egress {
 			g.Service.Type = corev1.ServiceTypeClusterIP
 		}

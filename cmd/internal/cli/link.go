@@ -147,7 +147,7 @@ until it is interrupted or --for is over.`,
 }
 
 func (a *app) capture(ctx context.Context, k clusters.Link, out string, duration time.Duration) (err error) {
-	w := io.Writer(a.Out)
+	w := a.Out
 	if out != "-" {
 		f, createErr := os.Create(out)
 		if createErr != nil {

@@ -46,10 +46,11 @@ func (s *State) build() (next *conf.Config, warm bool) {
 		}
 	}
 	// A cluster that is known but not complete holds back the routes that lead to it; one that is unknown does not: the
-	// control plane may mean it, and the answer is an error at run time.
+	// control plane may mean it, and the answer is an error at run time. One that went before it was complete still holds them
+	// back: the routes that do without it are on their way.
 	ready := func(t *conf.RouteTable) bool {
 		for _, c := range t.Clusters {
-			if s.clusters[c] != nil && next.Clusters[c] == nil {
+			if _, vanished := s.vanished[c]; (s.clusters[c] != nil || vanished) && next.Clusters[c] == nil {
 				return false
 			}
 		}

@@ -49,6 +49,7 @@ type State struct {
 	waiting   map[string]time.Time // type + name of what was asked for and has not come
 	first     map[string]bool      // types of which a first answer came
 	kept      map[string]time.Time // clusters that were removed while something leads to them
+	vanished  map[string]time.Time // clusters that were removed before they were complete
 	published *conf.Config
 	warm      bool
 	changed   chan struct{}
@@ -82,6 +83,7 @@ func New(o Options) *State {
 		o: o, clusters: map[string]*clusterEntry{}, endpoints: map[string]*entry[*conf.Endpoints]{}, listeners: map[string]*entry[*conf.Listener]{},
 		routes: map[string]*entry[*conf.RouteTable]{}, waiting: map[string]time.Time{}, first: map[string]bool{},
 		published: &conf.Config{}, changed: make(chan struct{}, 1), rejected: map[string]Rejection{},
+		vanished: map[string]time.Time{},
 	}
 }
 
@@ -130,6 +132,7 @@ func (s *State) upsert(typeURL string, r client.Resource, now time.Time) error {
 		if err != nil {
 			return err
 		}
+		delete(s.vanished, r.Name)
 		s.clusters[r.Name] = &clusterEntry{entry: entry[*conf.Cluster]{c, r.Version, &m, now}}
 	case xds.EndpointType:
 		var m endpointv3.ClusterLoadAssignment
@@ -181,6 +184,9 @@ func (s *State) remove(typeURL, name string) {
 	delete(s.rejected, typeURL+"/"+name)
 	switch typeURL {
 	case xds.ClusterType:
+		if s.clusters[name] != nil && s.published.Clusters[name] == nil {
+			s.vanished[name] = time.Now()
+		}
 		delete(s.clusters, name)
 	case xds.ListenerType:
 		delete(s.listeners, name)
@@ -303,6 +309,12 @@ func (s *State) expire(now time.Time) {
 	}
 	for _, since := range s.kept {
 		gone = gone || now.Sub(since) >= Absent
+	}
+	for name, since := range s.vanished {
+		if now.Sub(since) >= Absent {
+			delete(s.vanished, name)
+			gone = true
+		}
 	}
 	if gone {
 		s.publish()
