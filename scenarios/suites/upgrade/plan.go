@@ -42,6 +42,9 @@ const (
 	newDetails  = "details-green"
 	movedWithin = 15 * time.Second // from a restart's end to its proxy's connection
 	rolloutIn   = 60 * time.Second
+	askedWithin = 5 * time.Second // for the control planes to say who is connected
+	// goneWithin is from the end of a removal to the moment when nothing is left: the last gateway pod may take its grace of 28 s.
+	goneWithin = 45 * time.Second
 )
 
 // plan is how long the quiet times last and how much load there is.
