@@ -19,7 +19,7 @@ const (
 	// addedAlpha is how often a percentile that rose by no more may be called one that did, and addedMiss the reverse.
 	addedAlpha, addedMiss = 1e-6, 1e-3
 	// lostMax is the loss rate that the run must be long enough to exclude, and streamMin what each stream must have answered.
-	lostMax, streamMin = 0.001, 200
+	lostMax, streamMin = 0.0015, 200
 	// mixedMin is how many requests between the revisions a verdict on them takes.
 	mixedMin = 100
 	// probes is how often a second the kubelet asks a pod in plaintext, which its proxy counts too.
