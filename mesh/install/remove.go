@@ -196,13 +196,16 @@ func (c *client) revisions(ctx context.Context) ([]string, error) {
 	return slices.Sorted(mapKeys(seen)), nil
 }
 
-// prune removes what o's owner had of this revision and does not ask for now.
-func (c *client) prune(ctx context.Context, o Options) error {
+// prune removes what o's owner had of this revision and does not ask for now; of gateways too, if told so.
+func (c *client) prune(ctx context.Context, o Options, withGateways bool) error {
 	selector := revLabel + "=" + o.Revision + "," + ownerLabel + "=" + owner + ",!" + tagLabel + "," + componentLabel + "!=" + operatorComponent
 	if o.Owner.Name == "" {
 		selector += ",!" + owningName
 	} else {
 		selector += "," + owningName + "=" + o.Owner.Name + "," + owningSpace + "=" + o.Owner.Namespace
+	}
+	if !withGateways {
+		selector += "," + componentLabel + " notin (" + ingressComponent + "," + egressComponent + ")"
 	}
 	wanted := map[string]bool{}
 	for _, obj := range append(controlPlane(o), gateways(o)...) {
