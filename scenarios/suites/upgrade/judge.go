@@ -372,7 +372,8 @@ func (r *run) judgeRemoval() verdict.Claim {
 // removedKinds are what a revision is made of; the check for orphans must have seen each before it can miss it.
 func removedKinds() []string {
 	return []string{
-		"Deployment", "Service", "ConfigMap", "ServiceAccount", "HorizontalPodAutoscaler", "MutatingWebhookConfiguration", "ClusterRole", "ClusterRoleBinding",
+		"IstioOperator", "Deployment", "Service", "ServiceAccount", "HorizontalPodAutoscaler", "PodDisruptionBudget",
+		"MutatingWebhookConfiguration", "ClusterRole", "ClusterRoleBinding",
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/meshproof/meshproof/mesh/install"
+	"github.com/meshproof/meshproof/mesh/operator"
 	"github.com/meshproof/meshproof/reports/evidence"
 	"github.com/meshproof/meshproof/reports/verdict"
 	"github.com/meshproof/meshproof/scenarios/expect"
@@ -218,12 +219,14 @@ func TestWithoutAMesh(t *testing.T) {
 	}
 }
 
-func TestPlanned(t *testing.T) {
-	o, err := planned(green, greenTag)
-	if err != nil {
-		t.Fatal(err)
+func TestObject(t *testing.T) {
+	plans, diags := operator.Decode("istiooperator.yaml", object(green, greenTag, 3))
+	if len(plans) != 1 || len(diags) > 0 {
+		t.Fatalf("%d plans, %v", len(plans), diags)
 	}
-	if o.Revision != green || o.Tag != greenTag || o.Owner.Name != "istiocontrolplane-1-23-2" || len(o.Gateways) != 1 || o.Pilot.Autoscale == nil {
+	o := plans[0].Options
+	if o.Revision != green || o.Tag != greenTag || o.Owner.Name != "istiocontrolplane-1-23-2" || len(o.Gateways) != 1 ||
+		o.Pilot.Autoscale == nil || o.Pilot.Disruption == nil || o.Gateways[0].Workload.Annotations["meshproof.dev/turn"] != "3" {
 		t.Errorf("options %+v", o)
 	}
 }

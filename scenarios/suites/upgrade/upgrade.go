@@ -28,8 +28,9 @@ import (
 type run struct {
 	plan    plan
 	meshed  bool
-	control bool // namespaces keep asking for blue
-	tags    map[string]string
+	control bool              // namespaces keep asking for blue
+	tags    map[string]string // of images, by revision
+	turn    int               // of the gateway, from one operator to the other
 
 	moves    []move
 	refusal  *refusal         // nil where there is no mesh, or it was not come to
@@ -110,12 +111,23 @@ func (r *run) prepare(ctx context.Context, e *env.Env) ([]drive.Target, error) {
 			return nil, err
 		}
 		// What an earlier run in this lab left.
+		cfg := e.Client.Config()
+		var absent *install.NotInstalledError
 		for _, rev := range []string{blue, green} {
-			if err := (install.Bundled{}).Uninstall(ctx, e.Client.Config(), install.Options{Revision: rev, Force: true}); err != nil {
+			err := install.Bundled{}.Uninstall(ctx, cfg, install.Options{Revision: rev, Force: true})
+			if err != nil && !errors.As(err, &absent) {
+				return nil, err
+			}
+		}
+		for _, rev := range []string{blue, green} {
+			if err := install.InitOperator(ctx, cfg, install.Options{Revision: rev, Tag: r.tags[rev]}); err != nil {
 				return nil, err
 			}
 		}
 		if err := r.install(ctx, e, nil, blue); err != nil {
+			return nil, err
+		}
+		if err := install.SetTag(ctx, cfg, install.Options{Revision: blue, Tag: r.tags[blue]}, stableTag, false); err != nil {
 			return nil, err
 		}
 	}
@@ -123,7 +135,7 @@ func (r *run) prepare(ctx context.Context, e *env.Env) ([]drive.Target, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := r.deploy(ctx, e, oldClients, workload.LoadAgent, blue); err != nil {
+	if _, err := r.deploy(ctx, e, oldClients, workload.LoadAgent, stableTag); err != nil {
 		return nil, err
 	}
 	if err := ready(ctx, e, shop, e.Namespace(oldClients)); err != nil {
@@ -171,22 +183,21 @@ func (r *run) builds(ctx context.Context, e *env.Env) error {
 	return nil
 }
 
-// install brings a revision to what its IstioOperator object asks for, and notes each component.
+// install asks the operator of a revision for its control plane and the gateway, in a new generation of its IstioOperator object.
 func (r *run) install(ctx context.Context, e *env.Env, rec *record.Recorder, revision string) error {
-	o, err := planned(revision, r.tags[revision])
-	if err != nil {
-		return err
-	}
+	r.turn++
+	name := "IstioOperator of " + revision
 	if rec != nil {
-		rec.Event(time.Now(), "apply", "install "+r.tags[revision], map[string]string{"object": "IstioOperator " + o.Owner.Name, "revision": revision})
-		o.Progress = func(component, detail string) {
-			rec.Event(time.Now(), "ack", component+" "+revision, map[string]string{"detail": detail})
-		}
+		rec.Event(time.Now(), "apply", "install "+r.tags[revision], map[string]string{"object": name, "revision": revision})
 	}
-	return install.Bundled{}.Install(ctx, e.Client.Config(), o)
+	err := carryOut(ctx, e, name, object(revision, r.tags[revision], r.turn))
+	if rec != nil && err == nil {
+		rec.Event(time.Now(), "ack", "healthy "+revision, map[string]string{"object": name})
+	}
+	return err
 }
 
-// deploy makes an app in a namespace that asks for a revision.
+// deploy makes an app in a namespace that asks for a revision or a tag.
 func (r *run) deploy(ctx context.Context, e *env.Env, name, app, revision string) (namespace string, err error) {
 	labels := map[string]string{"istio.io/rev": revision}
 	if !r.meshed {
@@ -450,7 +461,8 @@ func (r *run) remove(ctx context.Context, e *env.Env, rec *record.Recorder) erro
 	}
 	rec.Step("remove blue")
 	if !r.control {
-		if err := label(ctx, e, e.Namespace(oldClients), green); err != nil {
+		rec.Event(time.Now(), "apply", "tag "+stableTag+" leads to "+green, map[string]string{"object": "tag " + stableTag})
+		if err := install.SetTag(ctx, e.Client.Config(), install.Options{Revision: green, Tag: r.tags[green]}, stableTag, true); err != nil {
 			return err
 		}
 		if err := r.move(ctx, e, rec, e.Namespace(oldClients), agentName, blue, green, func() error {
