@@ -32,14 +32,18 @@ type Bundled struct{}
 func (Bundled) Name() string { return "bundled" }
 
 // Install makes CRDs, control plane, injector and gateways, as far as the profile has them, and removes what the same owner
-// asked for before and does not now.
+// asked for before and does not now; gateways only where opts or an IstioOperator object says which to have. Which mesh, cluster and network this is,
+// where opts does not say it, is what a control plane that is there already was told.
 func (Bundled) Install(ctx context.Context, cfg *rest.Config, opts Options) error {
-	o := opts.Default()
-	if err := o.validate(); err != nil {
-		return err
-	}
 	c, err := newClient(cfg)
 	if err != nil {
+		return err
+	}
+	if opts, err = c.inherit(ctx, opts); err != nil {
+		return fmt.Errorf("install: %w", err)
+	}
+	o := opts.Default()
+	if err := o.validate(); err != nil {
 		return err
 	}
 	established, err := c.definitions(ctx)
@@ -48,6 +52,12 @@ func (Bundled) Install(ctx context.Context, cfg *rest.Config, opts Options) erro
 	}
 	// istiod is made while the API server establishes the definitions: its image start takes longer.
 	objs := append([]runtime.Object{rootNamespace(o)}, controlPlane(o)...)
+	if o.Profile == "empty" { // what the namespace says is its control plane's to say
+		if err := c.ensureNamespace(ctx, o.Namespace); err != nil {
+			return fmt.Errorf("install: %w", err)
+		}
+		objs = nil
+	}
 	if o.Profile == "remote" {
 		// What the namespace says lets the primary begin; by then it must have the rights that it needs.
 		if err := c.ensureNamespace(ctx, o.Namespace); err != nil {
@@ -95,7 +105,7 @@ func (Bundled) Install(ctx context.Context, cfg *rest.Config, opts Options) erro
 		}
 		o.Progress(what, g.Name)
 	}
-	if err := c.prune(ctx, o); err != nil {
+	if err := c.prune(ctx, o, opts.Gateways != nil || opts.Owner.Name != ""); err != nil {
 		return fmt.Errorf("install: remove what is not asked for any more: %w", err)
 	}
 	if o.autoscaled() && !c.measured(ctx) {
@@ -103,6 +113,41 @@ func (Bundled) Install(ctx context.Context, cfg *rest.Config, opts Options) erro
 	}
 	o.Progress("complete", "revision "+o.Revision)
 	return nil
+}
+
+// inherit fills in what opts leaves out of the cluster's identity, from the control plane of its revision, or else from any.
+func (c *client) inherit(ctx context.Context, opts Options) (Options, error) {
+	o := opts.Default()
+	list, err := c.dyn.Resource(deploymentResource).Namespace(o.Namespace).List(ctx, metav1.ListOptions{LabelSelector: "app=istiod," + ownerLabel + "=" + owner})
+	if err != nil {
+		return opts, fmt.Errorf("control planes that are there: %w", err)
+	}
+	there := list.Items
+	if i := slices.IndexFunc(there, func(u unstructured.Unstructured) bool { return u.GetLabels()[revLabel] == o.Revision }); i > 0 {
+		there = there[i:]
+	}
+	if len(there) == 0 {
+		return opts, nil
+	}
+	d := &appsv1.Deployment{}
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(there[0].Object, d); err != nil {
+		return opts, fmt.Errorf("control planes that are there: %w", err)
+	}
+	return opts.inherit(d), nil
+}
+
+// inherit fills in what the arguments of a control plane say.
+func (o Options) inherit(istiod *appsv1.Deployment) Options {
+	for _, c := range istiod.Spec.Template.Spec.Containers {
+		for _, arg := range c.Args {
+			name, value, _ := strings.Cut(arg, "=")
+			field := map[string]*string{"--cluster-id": &o.ClusterID, "--mesh-id": &o.MeshID, "--network": &o.Network, "--trust-domain": &o.TrustDomain}[name]
+			if field != nil && *field == "" {
+				*field = value
+			}
+		}
+	}
+	return o
 }
 
 // autoscaled tells whether any component has an autoscaler.

@@ -2,6 +2,7 @@ package install
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -177,19 +178,29 @@ func (c *client) untilGone(ctx context.Context, u *unstructured.Unstructured) er
 	return nil
 }
 
-// poll calls f until it says done, errs, or ctx ends.
+// poll calls f until it says done or ctx ends. An error of the API server is one answer of many, unless asking again cannot
+// help; the last one is part of the error at the end.
 func poll(ctx context.Context, f func() (bool, error)) error {
 	tick := time.NewTicker(pollEvery)
 	defer tick.Stop()
+	var last error
 	for {
 		done, err := f()
-		if done || err != nil {
+		if done && err == nil || final(err) {
 			return err
+		}
+		if ctx.Err() == nil { // what a call says that the end of ctx cut off tells nothing
+			last = err
 		}
 		select {
 		case <-ctx.Done():
-			return context.Cause(ctx)
+			return errors.Join(context.Cause(ctx), last)
 		case <-tick.C:
 		}
 	}
+}
+
+// final tells errors that stay as they are.
+func final(err error) bool {
+	return apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err) || apierrors.IsInvalid(err) || apierrors.IsMethodNotSupported(err)
 }

@@ -51,9 +51,9 @@ func (g Gateway) withDefaults(o Options) Gateway {
 
 func (g Gateway) component() string {
 	if g.Egress {
-		return "EgressGateways"
+		return egressComponent
 	}
-	return "IngressGateways"
+	return ingressComponent
 }
 
 func (g Gateway) account() string { return g.Name + "-service-account" }

@@ -139,6 +139,24 @@ func TestProfiles(t *testing.T) {
 	}
 }
 
+// TestInherit: what somebody installs without saying which cluster it is keeps being that cluster.
+func TestInherit(t *testing.T) {
+	there := Options{Tag: "x", ClusterID: "control", MeshID: "mesh1", Network: "network1", TrustDomain: "example.org"}.Default()
+	var istiod *appsv1.Deployment
+	for _, obj := range controlPlane(there) {
+		if d, ok := obj.(*appsv1.Deployment); ok {
+			istiod = d
+		}
+	}
+	got := Options{Tag: "y"}.inherit(istiod).Default()
+	if got.ClusterID != "control" || got.MeshID != "mesh1" || got.Network != "network1" || got.TrustDomain != "example.org" {
+		t.Errorf("%+v", got)
+	}
+	if got := (Options{ClusterID: "other", Network: "network2"}).inherit(istiod); got.ClusterID != "other" || got.Network != "network2" || got.MeshID != "mesh1" {
+		t.Errorf("what was asked for is gone: %+v", got)
+	}
+}
+
 func TestBelongs(t *testing.T) {
 	for name, c := range map[string]struct {
 		object string

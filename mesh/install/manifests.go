@@ -14,16 +14,18 @@ import (
 
 // Names, ports and labels are Istio's: manifests/charts/istio-control/istio-discovery and manifests/charts/gateways of istio/istio.
 const (
-	revLabel       = "istio.io/rev"
-	componentLabel = "operator.istio.io/component"
-	owningName     = "install.operator.istio.io/owning-resource"
-	owningSpace    = "install.operator.istio.io/owning-resource-namespace"
-	ownerLabel     = "app.kubernetes.io/managed-by"
-	owner          = "meshproof"
-	rootCertMap    = "istio-ca-root-cert"
-	gatewayName    = "istio-ingressgateway"
-	egressName     = "istio-egressgateway"
-	proxyUser      = 1337
+	revLabel         = "istio.io/rev"
+	componentLabel   = "operator.istio.io/component"
+	owningName       = "install.operator.istio.io/owning-resource"
+	owningSpace      = "install.operator.istio.io/owning-resource-namespace"
+	ingressComponent = "IngressGateways" // values of componentLabel
+	egressComponent  = "EgressGateways"
+	ownerLabel       = "app.kubernetes.io/managed-by"
+	owner            = "meshproof"
+	rootCertMap      = "istio-ca-root-cert"
+	gatewayName      = "istio-ingressgateway"
+	egressName       = "istio-egressgateway"
+	proxyUser        = 1337
 )
 
 // suffix is what a revision adds to names; the default revision adds nothing.

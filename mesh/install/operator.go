@@ -34,7 +34,7 @@ const (
 var OperatorResource = schema.GroupVersionResource{Group: "install.istio.io", Version: "v1alpha1", Resource: "istiooperators"}
 
 // InitOperator makes the operator of a revision, which carries IstioOperator objects of that revision out, and returns when it
-// runs. Calling it twice is harmless.
+// runs. The mesh's namespace is made where it is missing, since the objects go there. Calling it twice is harmless.
 func InitOperator(ctx context.Context, cfg *rest.Config, opts Options) error {
 	o := opts.Default()
 	if err := o.validate(); err != nil {
@@ -46,6 +46,10 @@ func InitOperator(ctx context.Context, cfg *rest.Config, opts Options) error {
 	}
 	served, err := c.definitions(ctx)
 	if err != nil {
+		return fmt.Errorf("operator: %w", err)
+	}
+	// The objects that it is for are made there before anything else is.
+	if err := c.ensureNamespace(ctx, o.Namespace); err != nil {
 		return fmt.Errorf("operator: %w", err)
 	}
 	if err := c.applyAll(ctx, operatorObjects(o)); err != nil {

@@ -243,16 +243,3 @@ func (c *client) looked(ctx context.Context, o Options) error {
 		return true, ""
 	})
 }
-
-// removeReader removes what reader lists outside the mesh's namespace.
-func (c *client) removeReader(ctx context.Context, o Options) error {
-	for _, obj := range reader(o) {
-		switch obj.(type) {
-		case *rbacv1.ClusterRole, *rbacv1.ClusterRoleBinding:
-			if err := c.deleteTyped(ctx, obj); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}

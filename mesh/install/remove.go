@@ -7,11 +7,14 @@ import (
 	"slices"
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/rest"
+
+	"github.com/meshproof/meshproof/mesh/ca"
 )
 
 // removable are the kinds that an installation leaves objects of, in the order in which they go: webhooks first, since no pod
@@ -33,17 +36,33 @@ var removable = []schema.GroupVersionKind{
 	{Version: "v1", Kind: "ServiceAccount"},
 }
 
+// NotInstalledError says that a revision is not there, and which are. Nothing was removed.
+type NotInstalledError struct {
+	Revision  string
+	Installed []string
+}
+
+func (e *NotInstalledError) Error() string {
+	return fmt.Sprintf("revision %s is not installed; there are: %s; nothing was removed", e.Revision, strings.Join(e.Installed, ", "))
+}
+
 // Uninstall removes the revision; what all revisions share goes with the last one. While proxies use the revision it refuses
-// with an *InUseError, unless opts.Force.
+// with an *InUseError, unless opts.Force. Where other revisions are and this one is not, it changes nothing and returns a
+// *NotInstalledError; where there is no mesh at all, it is harmless. The mesh's namespace stays if it holds what is not the
+// mesh's own, as a plugged CA or an add-on, unless opts.Purge.
 func (Bundled) Uninstall(ctx context.Context, cfg *rest.Config, opts Options) error {
 	o := opts.Default()
 	c, err := newClient(cfg)
 	if err != nil {
 		return err
 	}
-	last, err := c.isLast(ctx, o)
+	installed, err := c.revisions(ctx)
 	if err != nil {
 		return err
+	}
+	last := len(slices.DeleteFunc(slices.Clone(installed), func(r string) bool { return r == o.Revision })) == 0
+	if !last && !slices.Contains(installed, o.Revision) {
+		return &NotInstalledError{Revision: o.Revision, Installed: installed}
 	}
 	if !o.Force {
 		// The gateways of the last revision go with it; those of another serve people.
@@ -90,17 +109,59 @@ func (c *client) removeShared(ctx context.Context, o Options) error {
 			}
 		}
 	}
-	if err := c.removeReader(ctx, o); err != nil {
-		return err
+	// What the control plane made for itself, and what other clusters read this one by.
+	for _, obj := range append(reader(o), &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: ca.SelfSignedSecret, Namespace: o.Namespace}}) {
+		if err := c.deleteTyped(ctx, obj); err != nil {
+			return err
+		}
 	}
-	if err := c.deleteTyped(ctx, namespace(o.Namespace)); err != nil {
-		return err
+	for _, name := range []string{OperatorNamespace, o.Namespace} {
+		others, err := c.foreign(ctx, name)
+		if err != nil {
+			return err
+		}
+		if len(others) > 0 && !o.Purge {
+			o.Progress("kept", fmt.Sprintf("namespace %s, which has %s; --purge removes it with them", name, strings.Join(others, ", ")))
+			continue
+		}
+		if err := c.deleteTyped(ctx, namespace(name)); err != nil {
+			return err
+		}
+		ns, err := toUnstructured(namespace(name))
+		if err != nil {
+			return err
+		}
+		if err := c.untilGone(ctx, ns); err != nil {
+			return err
+		}
 	}
-	ns, err := toUnstructured(namespace(o.Namespace))
-	if err != nil {
-		return err
+	return nil
+}
+
+// foreign lists what a namespace holds that the mesh did not make, as "Kind name".
+func (c *client) foreign(ctx context.Context, name string) ([]string, error) {
+	var out []string
+	for _, r := range []struct{ group, version, resource, kind string }{
+		{"", "v1", "secrets", "Secret"}, {"", "v1", "configmaps", "ConfigMap"}, {"", "v1", "services", "Service"},
+		{"", "v1", "persistentvolumeclaims", "PersistentVolumeClaim"},
+		{"apps", "v1", "deployments", "Deployment"}, {"apps", "v1", "statefulsets", "StatefulSet"}, {"apps", "v1", "daemonsets", "DaemonSet"},
+	} {
+		gvr := schema.GroupVersionResource{Group: r.group, Version: r.version, Resource: r.resource}
+		list, err := c.dyn.Resource(gvr).Namespace(name).List(ctx, metav1.ListOptions{LabelSelector: ownerLabel + "!=" + owner})
+		if err != nil {
+			return nil, fmt.Errorf("list %s of %s: %w", r.resource, name, err)
+		}
+		for _, u := range list.Items {
+			switch u.GetName() {
+			case rootCertMap, "kube-root-ca.crt", ca.SelfSignedSecret:
+				continue
+			}
+			if u.GetDeletionTimestamp() == nil && metav1.GetControllerOf(&u) == nil {
+				out = append(out, r.kind+" "+u.GetName())
+			}
+		}
 	}
-	return c.untilGone(ctx, ns)
+	return out, nil
 }
 
 // unused returns an *InUseError if proxies or namespaces need the revision.
@@ -120,22 +181,31 @@ func (c *client) unused(ctx context.Context, o Options, withGateways bool) error
 	return &InUseError{Revision: o.Revision, Proxies: proxies, Tags: tags}
 }
 
-// isLast tells whether no control plane but o's is left.
-func (c *client) isLast(ctx context.Context, o Options) (bool, error) {
-	list, err := c.dyn.Resource(deploymentResource).Namespace(o.Namespace).List(ctx, metav1.ListOptions{LabelSelector: "app=istiod," + revLabel + "!=" + o.Revision})
-	if err != nil {
-		return false, fmt.Errorf("list control planes: %w", err)
+// revisions lists those that the cluster has anything of: a control plane, an injector, a gateway, an operator.
+func (c *client) revisions(ctx context.Context) ([]string, error) {
+	seen := map[string]bool{}
+	for _, gvk := range removable {
+		list, err := c.dyn.Resource(resourceOf(gvk)).List(ctx, metav1.ListOptions{LabelSelector: revLabel + "," + ownerLabel + "=" + owner})
+		if err != nil {
+			return nil, fmt.Errorf("list %s: %w", kinds[gvk.Kind], err)
+		}
+		for _, u := range list.Items {
+			seen[u.GetLabels()[revLabel]] = true
+		}
 	}
-	return len(list.Items) == 0, nil
+	return slices.Sorted(mapKeys(seen)), nil
 }
 
-// prune removes what o's owner had of this revision and does not ask for now.
-func (c *client) prune(ctx context.Context, o Options) error {
+// prune removes what o's owner had of this revision and does not ask for now; of gateways too, if told so.
+func (c *client) prune(ctx context.Context, o Options, withGateways bool) error {
 	selector := revLabel + "=" + o.Revision + "," + ownerLabel + "=" + owner + ",!" + tagLabel + "," + componentLabel + "!=" + operatorComponent
 	if o.Owner.Name == "" {
 		selector += ",!" + owningName
 	} else {
 		selector += "," + owningName + "=" + o.Owner.Name + "," + owningSpace + "=" + o.Owner.Namespace
+	}
+	if !withGateways {
+		selector += "," + componentLabel + " notin (" + ingressComponent + "," + egressComponent + ")"
 	}
 	wanted := map[string]bool{}
 	for _, obj := range append(controlPlane(o), gateways(o)...) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -19,11 +20,15 @@ type User struct {
 	Proxy     string // pod.namespace
 	Version   string // of the proxy; empty when it is not connected
 	Connected bool   // to a control plane of the revision, now
+	Unasked   string // the control plane that did not say whether it is; empty if all did
 }
 
 func (u User) String() string {
-	if u.Connected {
+	switch {
+	case u.Connected:
 		return u.Proxy + " (" + u.Version + ", connected)"
+	case u.Unasked != "":
+		return u.Proxy + " (made for it; " + u.Unasked + " does not say whether it is connected)"
 	}
 	return u.Proxy + " (made for it, not connected now)"
 }
@@ -79,7 +84,7 @@ func (c *client) users(ctx context.Context, o Options, withGateways bool) ([]Use
 			found[name] = User{Proxy: name}
 		}
 	}
-	connected, err := c.connected(ctx, o)
+	connected, silent, err := c.connected(ctx, o)
 	if err != nil {
 		return nil, err
 	}
@@ -94,7 +99,11 @@ func (c *client) users(ctx context.Context, o Options, withGateways bool) ([]Use
 	}
 	var out []User
 	for _, name := range slices.Sorted(mapKeys(found)) {
-		out = append(out, found[name])
+		u := found[name]
+		if !u.Connected {
+			u.Unasked = silent
+		}
+		out = append(out, u)
 	}
 	return out, nil
 }
@@ -116,26 +125,39 @@ func madeFor(p corev1.Pod) string {
 	return ""
 }
 
-// connected asks every control plane of the revision who is connected, through the API server.
-func (c *client) connected(ctx context.Context, o Options) ([]status.Proxy, error) {
+// askBudget bounds how long a control plane is asked who is connected.
+const askBudget = 5 * time.Second
+
+// connected asks every control plane of the revision who is connected, through the API server. silent names one that did not
+// answer; the pods that were made for the revision count all the same.
+func (c *client) connected(ctx context.Context, o Options) (out []status.Proxy, silent string, err error) {
 	pods, err := c.core.Pods(o.Namespace).List(ctx, metav1.ListOptions{LabelSelector: "app=istiod," + revLabel + "=" + o.Revision})
 	if err != nil {
-		return nil, fmt.Errorf("control planes of revision %s: %w", o.Revision, err)
+		return nil, "", fmt.Errorf("control planes of revision %s: %w", o.Revision, err)
 	}
-	var out []status.Proxy
 	for _, p := range pods.Items {
 		if p.DeletionTimestamp != nil || p.Status.Phase != corev1.PodRunning {
 			continue
 		}
-		raw, err := c.core.Pods(o.Namespace).ProxyGet("http", p.Name, monitoringPort, strings.TrimPrefix(status.SynczPath, "/"), nil).DoRaw(ctx)
+		var raw []byte
+		asking, cancel := context.WithTimeout(ctx, askBudget)
+		err := poll(asking, func() (_ bool, err error) {
+			raw, err = c.core.Pods(o.Namespace).ProxyGet("http", p.Name, monitoringPort, strings.TrimPrefix(status.SynczPath, "/"), nil).DoRaw(asking)
+			return err == nil, err
+		})
+		cancel()
+		if ctx.Err() != nil {
+			return nil, "", context.Cause(ctx)
+		}
 		if err != nil {
-			continue // it serves nobody; the pods that were made for it count all the same
+			silent = p.Name
+			continue
 		}
 		var list []status.Proxy
 		if err := json.Unmarshal(raw, &list); err != nil {
-			return nil, fmt.Errorf("control plane %s: %w", p.Name, err)
+			return nil, "", fmt.Errorf("control plane %s: %w", p.Name, err)
 		}
 		out = append(out, list...)
 	}
-	return out, nil
+	return out, silent, nil
 }

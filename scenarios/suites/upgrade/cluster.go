@@ -15,6 +15,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/meshproof/meshproof/mesh/install"
@@ -27,14 +28,39 @@ import (
 //go:embed istiooperator.yaml
 var istioOperator string
 
-// planned is what the IstioOperator object of a revision asks for.
-func planned(revision, tag string) (install.Options, error) {
-	text := strings.NewReplacer("REVISION", revision, "TAG", tag).Replace(istioOperator)
-	plans, diags := operator.Decode("istiooperator.yaml", []byte(text))
-	if len(plans) != 1 || len(diags) > 0 {
-		return install.Options{}, fmt.Errorf("the IstioOperator object of revision %s: %v", revision, diags)
+// object is the IstioOperator object of a revision. turn counts how often it was asked for.
+func object(revision, tag string, turn int) []byte {
+	return []byte(strings.NewReplacer("REVISION", revision, "TAG", tag, "TURN", strconv.Itoa(turn)).Replace(istioOperator))
+}
+
+// carryOut applies the IstioOperator object of a revision, and returns when its operator says that this generation is healthy.
+func carryOut(ctx context.Context, e *env.Env, name string, text []byte) error {
+	applied, err := e.Client.Apply(ctx, name, text)
+	if err != nil {
+		return err
 	}
-	return plans[0].Options, nil
+	if len(applied) != 1 {
+		return fmt.Errorf("%s holds %s, not one", name, count(len(applied), "object"))
+	}
+	o := applied[0]
+	api := e.Client.Dynamic.Resource(install.OperatorResource).Namespace(o.Namespace)
+	_, err = expect.Converge(ctx, expect.Budget{Within: carriedOutIn, Every: 50 * time.Millisecond}, func(ctx context.Context) (struct{}, error) {
+		u, err := api.Get(ctx, o.Name, metav1.GetOptions{})
+		if err != nil {
+			return struct{}{}, err
+		}
+		var s operator.Status
+		if raw, ok := u.Object["status"].(map[string]any); ok {
+			if err := runtime.DefaultUnstructuredConverter.FromUnstructured(raw, &s); err != nil {
+				return struct{}{}, err
+			}
+		}
+		if s.ObservedGeneration != u.GetGeneration() || s.Status != operator.Healthy {
+			return struct{}{}, fmt.Errorf("%s is %s at generation %d of %d: %s", o, s.Status, s.ObservedGeneration, u.GetGeneration(), s.Message)
+		}
+		return struct{}{}, nil
+	})
+	return err
 }
 
 // seat is a proxy's place at a control plane, as that control plane tells.

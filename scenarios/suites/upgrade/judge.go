@@ -16,6 +16,10 @@ import (
 const (
 	// addedMax is how much the 99th percentile may rise while pods are replaced on the host that also sends the load.
 	addedMax = 250 * time.Millisecond
+	// addedAlpha is how often a percentile that rose by no more may be called one that did, and addedMiss the reverse.
+	addedAlpha, addedMiss = 1e-6, 1e-3
+	// lostMax is the loss rate that the run must be long enough to exclude, and streamMin what each stream must have answered.
+	lostMax, streamMin = 0.0015, 200
 	// mixedMin is how many requests between the revisions a verdict on them takes.
 	mixedMin = 100
 	// probes is how often a second the kubelet asks a pod in plaintext, which its proxy counts too.
@@ -26,7 +30,7 @@ const noMesh = "likely  there is no mesh in this lab"
 
 // judge turns what was observed into claims. It is pure.
 func (r *run) judge() []verdict.Claim {
-	claims := []verdict.Claim{r.judgeLost()}
+	claims := []verdict.Claim{r.judgeLost(), r.judgeSteps()}
 	claims = append(claims, r.judgeMoves()...)
 	claims = append(claims, r.judgeMixed(), r.judgeRefusal(), r.judgeRemoval())
 	claims = append(claims, r.judgeAdded("gateway", products), r.judgeAdded("sidecars", oldDetails))
@@ -41,13 +45,26 @@ func (r *run) streams() []string {
 	return sorted(seen)
 }
 
+// fewAnswers names the streams that say too little.
+func (r *run) fewAnswers() []string {
+	want := []string{pages, products, oldReviews, oldDetails}
+	if r.meshed {
+		want = append(want, newReviews, newDetails)
+	}
+	return slices.DeleteFunc(want, func(s string) bool { return expect.Answered(expect.Of(r.requests, s)) >= streamMin })
+}
+
 func (r *run) judgeLost() verdict.Claim {
 	failures, n := verdict.Failures(r.requests)
+	few := r.fewAnswers()
 	changes := slices.DeleteFunc(slices.Clone(r.events), func(e evidence.Event) bool { return e.Kind != "apply" && e.Kind != "ack" })
 	c := verdict.Lost{
 		ID: "lost", Statement: "no request failed from the first revision to the removal of it, with a rollback on the way",
-		N: n, Failures: failures, Events: changes,
+		N: n, Failures: failures, Events: changes, Bound: lostMax,
 	}.Claim()
+	if c.Outcome == verdict.Pass && len(few) > 0 {
+		c.Outcome, c.Reason = verdict.Inconclusive, fmt.Sprintf("too few answers in %s; %d are needed in each stream", join(few, 6), streamMin)
+	}
 	if late := expect.LateAround(r.requests, failures, r.streams()...); late > expect.LateMax {
 		c.Outcome = verdict.Inconclusive
 		c.Reason += fmt.Sprintf("\nnot counted as a failure: around the losses %.1f%% of sends were more than %s late themselves, allowed %.0f%%: the host stalled",
@@ -57,6 +74,28 @@ func (r *run) judgeLost() verdict.Claim {
 		c.Evidence = append(c.Evidence, evidence.RequestsFile(s))
 	}
 	return c
+}
+
+// judgeSteps says whether the upgrade went all its way: what was not tried says nothing.
+func (r *run) judgeSteps() verdict.Claim {
+	c := verdict.Claim{
+		ID: "steps", Statement: "every workload was moved, back, and forward again, and the old revision removed",
+		N: len(r.moves), Statistic: "count of moves that were tried", Bound: fmt.Sprint(r.plannedMoves()), Observed: count(len(r.moves), "move"),
+		Outcome: verdict.Pass,
+	}
+	if len(r.moves) < r.plannedMoves() || r.meshed && r.removed == nil {
+		c.Outcome, c.Reason = verdict.Inconclusive, "the load was over before the steps were"
+	}
+	return c
+}
+
+// plannedMoves counts the gateway's three moves, the first half forward and back, everything forward, and the old load agent.
+func (r *run) plannedMoves() int {
+	n := 3 + 2*halfWay + len(workloads())
+	if r.meshed && !r.control {
+		n++
+	}
+	return n
 }
 
 // judgeMoves has a claim for each workload, in the order of their first move.
@@ -85,12 +124,15 @@ func (r *run) judgeMove(name string, moves []move) verdict.Claim {
 		Firm:       !r.meshed,
 	}
 	var wrong []string
-	good := 0
+	good, blind := 0, 0
 	for _, m := range moves {
 		why, firm := r.wrongWith(m)
 		if why == "" {
 			good++
 			continue
+		}
+		if m.Blind && !firm {
+			blind++
 		}
 		c.Firm = c.Firm || firm
 		wrong = append(wrong, fmt.Sprintf("%s to %s at %s: %s", m.From, m.To, m.Began.UTC().Format("15:04:05.000"), why))
@@ -99,6 +141,9 @@ func (r *run) judgeMove(name string, moves []move) verdict.Claim {
 	c.Outcome = verdict.Pass
 	if len(wrong) > 0 {
 		c.Outcome = verdict.Fail
+		if blind == len(wrong) {
+			c.Outcome = verdict.Inconclusive
+		}
 		c.Reason = strings.Join(wrong, "\n") + "\nsee     meshproof mesh proxy-status; meshproof mesh version"
 		if !r.meshed {
 			c.Reason = "no proxy of it is connected to any control plane\n" + noMesh
@@ -152,6 +197,14 @@ func (r *run) judgeMixed() verdict.Claim {
 	}
 	if !r.meshed {
 		c.Outcome, c.Observed, c.Reason, c.Firm = verdict.Fail, "no proxy", "there is no proxy that could tell\n"+noMesh, true
+		return c
+	}
+	if r.mixed == nil {
+		c.Outcome, c.Observed, c.Reason = verdict.Inconclusive, "nothing", "the load was over before both revisions were in use"
+		return c
+	}
+	if r.mixed.Err != nil {
+		c.Outcome, c.Observed, c.Reason = verdict.Inconclusive, "nothing", "the proxies could not be asked: "+r.mixed.Err.Error()
 		return c
 	}
 	// A caller's revision goes by its workload: all pods of one are on the same.
@@ -241,8 +294,12 @@ func (r *run) judgeRefusal() verdict.Claim {
 		ID: "refused", Statement: "removing the old revision is refused while proxies use it, and they are named",
 		Statistic: "exact: the names in the refusal against those connected",
 	}
-	if r.refusal == nil {
+	switch {
+	case !r.meshed:
 		c.Outcome, c.Observed, c.Reason = verdict.Skip, "nothing to remove", "there is no mesh in this lab"
+		return c
+	case r.refusal == nil:
+		c.Outcome, c.Observed, c.Reason = verdict.Inconclusive, "not tried", "the load was over before"
 		return c
 	}
 	c.N = len(r.refusal.Needed)
@@ -282,62 +339,125 @@ func (r *run) judgeRemoval() verdict.Claim {
 	switch {
 	case !r.meshed:
 		c.Outcome, c.Observed, c.Reason = verdict.Skip, "nothing to remove", "there is no mesh in this lab"
+		return c
+	case r.removed == nil:
+		c.Outcome, c.Observed, c.Reason = verdict.Inconclusive, "not tried", "the load was over before"
+		return c
+	}
+	var used *install.InUseError
+	switch {
+	case errors.As(r.removed.Err, &used):
+		c.Outcome, c.Observed, c.Reason, c.Firm = verdict.Fail, "not removed", r.removed.Err.Error(), true
+		if slices.ContainsFunc(r.moves, func(m move) bool { return m.Err != nil }) {
+			c.Outcome, c.Firm = verdict.Inconclusive, false // it was in use because a move did not come to its end, which has its own claim
+		}
 	case r.removed.Err != nil:
 		c.Outcome, c.Observed, c.Reason = verdict.Fail, "not removed", r.removed.Err.Error()
-		var used *install.InUseError
-		c.Firm = errors.As(r.removed.Err, &used)
+	case r.removed.ListErr != nil:
+		c.Outcome, c.Observed, c.Reason = verdict.Inconclusive, "not known", r.removed.ListErr.Error()
 	case len(r.removed.Orphans) > 0:
 		c.Outcome, c.Observed, c.Firm = verdict.Fail, count(len(r.removed.Orphans), "object")+" left", true
-		c.Reason = join(r.removed.Orphans, 20)
+		c.Reason = fmt.Sprintf("%s after the command: %s", verdict.Seconds(r.removed.Settled.Seconds()), join(r.removed.Orphans, 20))
 	default:
-		c.Outcome, c.Observed = verdict.Pass, fmt.Sprintf("no object left, %s after the command", r.removed.Took.Round(10*time.Millisecond))
+		c.N = len(r.removed.Had)
+		c.Outcome, c.Observed = verdict.Pass, fmt.Sprintf("none of %s left, %s after the command, which took %s", count(c.N, "object"),
+			verdict.Seconds(r.removed.Settled.Seconds()), verdict.Seconds(r.removed.Took.Seconds()))
+		if missing := r.neverHad(); len(missing) > 0 {
+			c.Outcome, c.Reason = verdict.Inconclusive, "right before the removal there was no "+strings.Join(missing, ", no ")+" either, so that none is left shows nothing"
+		}
 	}
 	return c
 }
 
+// removedKinds are what a revision is made of; the check for orphans must have seen each before it can miss it.
+func removedKinds() []string {
+	return []string{
+		"IstioOperator", "Deployment", "Service", "ServiceAccount", "HorizontalPodAutoscaler", "PodDisruptionBudget",
+		"MutatingWebhookConfiguration", "ClusterRole", "ClusterRoleBinding",
+	}
+}
+
+func (r *run) neverHad() []string {
+	return slices.DeleteFunc(removedKinds(), func(kind string) bool {
+		return slices.ContainsFunc(r.removed.Had, func(o string) bool { return strings.HasPrefix(o, kind+" ") })
+	})
+}
+
 // judgeAdded compares the slowest hundredth of a stream during the upgrade with the quiet time before it, whose halves show how
-// much it differs from itself.
+// much it differs from itself. It judges by the interval that the percentile lies in, not by the sample's own.
 func (r *run) judgeAdded(where, stream string) verdict.Claim {
 	c := verdict.Claim{
 		ID: "p99/" + where, Statement: fmt.Sprintf("the upgrade adds at most %s to the 99th percentile, %s", addedMax, where),
-		Statistic:  "99th percentile from the intended start, against both halves of the quiet time",
+		Statistic:  "99th percentile from the intended start, interval by order statistics, against both halves of the quiet time",
 		Confounder: "pods that start on the processors that the load runs on",
 		Evidence:   []string{evidence.RequestsFile(stream)},
 		Window:     &verdict.Window{From: r.changing.From, To: r.changing.To},
 	}
-	a, na := p99(expect.Sent(r.requests, r.quiet[0], stream))
-	b, nb := p99(expect.Sent(r.requests, r.quiet[1], stream))
-	d, nd := p99(expect.Sent(r.requests, r.changing, stream))
+	a, na := p99(latencies(expect.Sent(r.requests, r.quiet[0], stream)))
+	b, nb := p99(latencies(expect.Sent(r.requests, r.quiet[1], stream)))
+	changing := expect.Sent(r.requests, r.changing, stream)
+	all := latencies(changing)
+	d, nd := p99(all)
 	if min(na, nb, nd) < 200 {
 		c.Outcome, c.Reason = verdict.Inconclusive, fmt.Sprintf("%d and %d answers in the quiet time and %d in the upgrade; 200 are needed in each", na, nb, nd)
 		return c
 	}
 	spread := max(a, b) - min(a, b)
 	allowed := max(a, b) + spread + addedMax
+	least, _ := verdict.QuantileRanks(nd, 0.99, addedAlpha)
+	_, most := verdict.QuantileRanks(nd, 0.99, addedMiss)
 	c.N = nd
 	c.Observed = fmt.Sprintf("p99 %s, quiet %s and %s", ms(d), ms(a), ms(b))
-	c.Bound = "p99 at most " + ms(allowed)
+	c.Bound = fmt.Sprintf("p99 at most %s; false alarm %g, a higher one missed %g", ms(allowed), addedAlpha, addedMiss)
 	want := max(a, b).Seconds()
 	c.Interval = &verdict.Interval{Unit: "s", Observed: d.Seconds(), Want: &want, Low: 0, High: allowed.Seconds()}
-	c.Outcome = verdict.Pass
-	if d > allowed {
+	switch {
+	case most <= nd && all[most-1] <= allowed:
+		c.Outcome = verdict.Pass
+	case least > 0 && all[least-1] > allowed:
 		c.Outcome = verdict.Fail
-		c.Reason = fmt.Sprintf("%s more than in the quiet time, whose halves differ by %s", ms(d-max(a, b)), ms(spread))
+		c.Reason = fmt.Sprintf("at least %s, %s more than in the quiet time, whose halves differ by %s", ms(all[least-1]), ms(all[least-1]-max(a, b)), ms(spread))
+	default:
+		c.Outcome = verdict.Inconclusive
+		c.Reason = fmt.Sprintf("%s requests do not tell whether it is above: it lies between %s and %s", verdict.Group(nd), ms(all[max(least, 1)-1]), ms(all[min(most, nd)-1]))
+	}
+	if c.Outcome == verdict.Fail {
+		if late := expect.LateAround(r.requests, slower(changing, allowed), stream); late > expect.LateMax {
+			c.Outcome = verdict.Inconclusive
+			c.Reason += fmt.Sprintf("\nnot counted as a failure: around the slow requests %.1f%% of sends were more than %s late themselves: the host stalled", 100*late, expect.LateBound)
+		}
 	}
 	return c
 }
 
+// slower are the requests beyond a latency, in their order, as failures that the host may explain.
+func slower(rs []evidence.Request, than time.Duration) []verdict.Failure {
+	var out []verdict.Failure
+	for _, q := range rs {
+		if time.Duration(q.Done-q.Intended) > than {
+			out = append(out, verdict.Failure{Time: time.Unix(0, q.Sent)})
+		}
+	}
+	slices.SortFunc(out, func(a, b verdict.Failure) int { return a.Time.Compare(b.Time) })
+	return out
+}
+
 func ms(d time.Duration) string { return fmt.Sprintf("%.1fms", float64(d)/float64(time.Millisecond)) }
 
-// p99 is the 99th percentile of latency from the intended start, by nearest rank, failed requests included.
-func p99(rs []evidence.Request) (time.Duration, int) {
-	if len(rs) == 0 {
-		return 0, 0
-	}
+// latencies are sorted, from the intended start, failed requests included.
+func latencies(rs []evidence.Request) []time.Duration {
 	var all []time.Duration
 	for _, q := range rs {
 		all = append(all, time.Duration(q.Done-q.Intended))
 	}
 	slices.Sort(all)
+	return all
+}
+
+// p99 is the 99th percentile of sorted latencies, by nearest rank.
+func p99(all []time.Duration) (time.Duration, int) {
+	if len(all) == 0 {
+		return 0, 0
+	}
 	return all[(len(all)*99+99)/100-1], len(all)
 }

@@ -3,11 +3,13 @@ package upgrade
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/meshproof/meshproof/mesh/install"
+	"github.com/meshproof/meshproof/mesh/operator"
 	"github.com/meshproof/meshproof/reports/evidence"
 	"github.com/meshproof/meshproof/reports/verdict"
 	"github.com/meshproof/meshproof/scenarios/expect"
@@ -28,7 +30,7 @@ func good() *run {
 	r := &run{plan: planFor(lab.Quick), meshed: true, tags: map[string]string{blue: blueTag, green: greenTag}}
 	r.quiet = [2]expect.Window{{From: at(0), To: at(5)}, {From: at(5), To: at(10)}}
 	r.changing = expect.Window{From: at(10), To: at(70)}
-	for _, s := range []string{products, oldDetails} {
+	for _, s := range []string{pages, products, oldReviews, oldDetails, newReviews, newDetails} {
 		for i := range 70 * 60 {
 			due := at(float64(i) / 60)
 			r.requests = append(r.requests, evidence.Request{
@@ -40,7 +42,7 @@ func good() *run {
 		{Workload: "details-v1", From: blue, To: green, Began: at(12), Before: seatsOn(blue, blueTag, "details-v1-a-1"), After: seatsOn(green, greenTag, "details-v1-b-1")},
 		{Workload: "details-v1", From: green, To: blue, Began: at(30), Before: seatsOn(green, greenTag, "details-v1-b-1"), After: seatsOn(blue, blueTag, "details-v1-c-1")},
 	}
-	r.mixed = mixed{Took: 3 * time.Second, Revision: map[string]string{
+	r.mixed = &mixed{Took: 3 * time.Second, Revision: map[string]string{
 		"details-v1-b-1." + shop: green, "productpage-v1-a-1." + shop: blue, "loadagent-a-1.upgrade-clients-blue": blue,
 	}, Counted: map[series]float64{
 		call("details-v1-b-1", "productpage-v1."+shop):             120,
@@ -52,7 +54,10 @@ func good() *run {
 		Needed: []string{"productpage-v1-a-1." + shop},
 		Err:    &install.InUseError{Revision: blue, Proxies: []install.User{{Proxy: "productpage-v1-a-1." + shop, Connected: true}}},
 	}
-	r.removed = removal{Took: time.Second}
+	r.removed = &removal{Took: time.Second}
+	for _, kind := range removedKinds() {
+		r.removed.Had = append(r.removed.Had, kind+" istio-system/istiod-1-20-1 (name)")
+	}
 	return r
 }
 
@@ -80,7 +85,11 @@ func claim(t *testing.T, r *run, id string) verdict.Claim {
 }
 
 func TestAllIsWell(t *testing.T) {
-	for _, c := range good().judge() {
+	r := good()
+	for len(r.moves) < r.plannedMoves() {
+		r.moves = append(r.moves, r.moves[0])
+	}
+	for _, c := range r.judge() {
 		if c.ID != expect.GuardID && c.Outcome != verdict.Pass {
 			t.Errorf("%s is %s: %s %s", c.ID, c.Outcome, c.Observed, c.Reason)
 		}
@@ -126,10 +135,45 @@ func TestEachFaultIsSeen(t *testing.T) {
 		"an orphan": {func(r *run) {
 			r.removed.Orphans = []string{"HorizontalPodAutoscaler istio-system/istiod-1-20-1 (name)"}
 		}, "orphans", verdict.Fail, "HorizontalPodAutoscaler"},
+		"removal is not come to": {func(r *run) { r.removed = nil }, "orphans", verdict.Inconclusive, "over before"},
+		"kept in use by a slow move": {func(r *run) {
+			r.moves[1].Err = errors.New("0 of 1 pods are new")
+			r.removed.Err = &install.InUseError{Revision: blue}
+		}, "orphans", verdict.Inconclusive, "in use"},
+		"kept in use by nobody": {func(r *run) { r.removed.Err = &install.InUseError{Revision: blue} }, "orphans", verdict.Fail, "in use"},
+		"orphans are not known": {func(r *run) { r.removed.ListErr = errors.New("etcdserver: request timed out") }, "orphans", verdict.Inconclusive, "timed out"},
+		"there was no autoscaler": {func(r *run) {
+			r.removed.Had = slices.DeleteFunc(r.removed.Had, func(o string) bool { return strings.HasPrefix(o, "Horizontal") })
+		}, "orphans", verdict.Inconclusive, "no HorizontalPodAutoscaler either"},
+		"not all steps":     {func(r *run) {}, "steps", verdict.Inconclusive, "over before"},
+		"both never in use": {func(r *run) { r.mixed = nil }, "mixed", verdict.Inconclusive, "over before"},
+		"proxies not asked": {func(r *run) { r.mixed.Err = errors.New("no route") }, "mixed", verdict.Inconclusive, "no route"},
+		"refusal not tried": {func(r *run) { r.refusal = nil }, "refused", verdict.Inconclusive, "over before"},
+		"place before unknown": {func(r *run) {
+			r.moves[0].Before, r.moves[0].Blind, r.moves[0].Err = nil, true, errors.New("control planes: i/o timeout")
+		}, "moved/details-v1", verdict.Inconclusive, "i/o timeout"},
+		"a stream without load": {func(r *run) {
+			r.requests = slices.DeleteFunc(r.requests, func(q evidence.Request) bool { return q.Stream == newDetails })
+		}, "lost", verdict.Inconclusive, "too few answers in details-green"},
+		"a few slow ones": {func(r *run) {
+			for i := range r.requests {
+				if r.requests[i].Intended > at(20).UnixNano() && i%85 == 0 {
+					r.requests[i].Done += int64(time.Second)
+				}
+			}
+		}, "p99/gateway", verdict.Inconclusive, "do not tell"},
+		"slow while the host stalled": {func(r *run) {
+			for i := range r.requests {
+				if r.requests[i].Intended > at(20).UnixNano() && i%20 == 0 {
+					r.requests[i].Sent += int64(time.Second)
+					r.requests[i].Done += int64(time.Second)
+				}
+			}
+		}, "p99/gateway", verdict.Inconclusive, "the host stalled"},
 		"removal hangs": {func(r *run) { r.removed.Err = errors.New("finalizers [x]") }, "orphans", verdict.Fail, "finalizers"},
 		"slow": {func(r *run) {
 			for i := range r.requests {
-				if r.requests[i].Intended > at(20).UnixNano() && i%50 == 0 {
+				if r.requests[i].Intended > at(20).UnixNano() && i%20 == 0 {
 					r.requests[i].Done += int64(time.Second)
 				}
 			}
@@ -163,7 +207,7 @@ func TestFirm(t *testing.T) {
 
 func TestWithoutAMesh(t *testing.T) {
 	r := good()
-	r.meshed, r.refusal, r.mixed, r.removed = false, nil, mixed{}, removal{}
+	r.meshed, r.refusal, r.mixed, r.removed = false, nil, nil, nil
 	for i := range r.moves {
 		r.moves[i].Before, r.moves[i].After = nil, nil
 	}
@@ -175,12 +219,14 @@ func TestWithoutAMesh(t *testing.T) {
 	}
 }
 
-func TestPlanned(t *testing.T) {
-	o, err := planned(green, greenTag)
-	if err != nil {
-		t.Fatal(err)
+func TestObject(t *testing.T) {
+	plans, diags := operator.Decode("istiooperator.yaml", object(green, greenTag, 3))
+	if len(plans) != 1 || len(diags) > 0 {
+		t.Fatalf("%d plans, %v", len(plans), diags)
 	}
-	if o.Revision != green || o.Tag != greenTag || o.Owner.Name != "istiocontrolplane-1-23-2" || len(o.Gateways) != 1 || o.Pilot.Autoscale == nil {
+	o := plans[0].Options
+	if o.Revision != green || o.Tag != greenTag || o.Owner.Name != "istiocontrolplane-1-23-2" || len(o.Gateways) != 1 ||
+		o.Pilot.Autoscale == nil || o.Pilot.Disruption == nil || o.Gateways[0].Workload.Annotations["meshproof.dev/turn"] != "3" {
 		t.Errorf("options %+v", o)
 	}
 }
@@ -188,9 +234,9 @@ func TestPlanned(t *testing.T) {
 func TestP99(t *testing.T) {
 	var rs []evidence.Request
 	for i := range 200 {
-		rs = append(rs, evidence.Request{Done: int64(i+1) * int64(time.Millisecond)})
+		rs = append(rs, evidence.Request{Done: int64(200-i) * int64(time.Millisecond)})
 	}
-	if got, n := p99(rs); got != 198*time.Millisecond || n != 200 {
+	if got, n := p99(latencies(rs)); got != 198*time.Millisecond || n != 200 {
 		t.Errorf("p99 of 1..200 ms: %s of %d", got, n)
 	}
 }

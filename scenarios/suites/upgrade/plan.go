@@ -21,7 +21,9 @@ const (
 
 const (
 	gatewayName = "istio-ingressgateway"
-	agentName   = "loadagent"
+	// stableTag is the revision tag that the old load agent's namespace asks for.
+	stableTag = "stable"
+	agentName = "loadagent"
 )
 
 // workloads are restarted one by one in this order.
@@ -42,6 +44,11 @@ const (
 	newDetails  = "details-green"
 	movedWithin = 15 * time.Second // from a restart's end to its proxy's connection
 	rolloutIn   = 60 * time.Second
+	// carriedOutIn is from the change of an IstioOperator object to the moment when its operator has carried it out.
+	carriedOutIn = 60 * time.Second
+	askedWithin  = 5 * time.Second // for the control planes to say who is connected
+	// goneWithin is from the end of a removal to the moment when nothing is left: the last gateway pod may take its grace of 28 s.
+	goneWithin = 45 * time.Second
 )
 
 // plan is how long the quiet times last and how much load there is.

@@ -28,13 +28,14 @@ import (
 type run struct {
 	plan    plan
 	meshed  bool
-	control bool // namespaces keep asking for blue
-	tags    map[string]string
+	control bool              // namespaces keep asking for blue
+	tags    map[string]string // of images, by revision
+	turn    int               // of the gateway, from one operator to the other
 
 	moves    []move
-	refusal  *refusal // nil where there is no mesh
-	mixed    mixed
-	removed  removal
+	refusal  *refusal         // nil where there is no mesh, or it was not come to
+	mixed    *mixed           // as refusal
+	removed  *removal         // as refusal
 	quiet    [2]expect.Window // the halves of the time before the first change
 	changing expect.Window    // from the first change to the end
 
@@ -51,6 +52,7 @@ type move struct {
 	Before, After []seat
 	Began, Ended  time.Time
 	Err           error // why it did not come to its end, or nil
+	Blind         bool  // the control planes did not say where it was before
 }
 
 // refusal is what became of the try to remove blue while it was in use.
@@ -69,9 +71,12 @@ type mixed struct {
 
 // removal is what became of removing blue in the end.
 type removal struct {
-	Err     error
-	Orphans []string
+	Had     []string // objects of blue right before, found as the orphans are
+	Err     error    // of the removal
 	Took    time.Duration
+	Orphans []string
+	Settled time.Duration // from the end of the command to the moment when nothing was left, or the budget was over
+	ListErr error         // why Had or Orphans is not known
 }
 
 // Upgrade moves a mesh with everything on it from one revision to the next while load runs, goes back half-way and forward
@@ -106,12 +111,23 @@ func (r *run) prepare(ctx context.Context, e *env.Env) ([]drive.Target, error) {
 			return nil, err
 		}
 		// What an earlier run in this lab left.
+		cfg := e.Client.Config()
+		var absent *install.NotInstalledError
 		for _, rev := range []string{blue, green} {
-			if err := (install.Bundled{}).Uninstall(ctx, e.Client.Config(), install.Options{Revision: rev, Force: true}); err != nil {
+			err := install.Bundled{}.Uninstall(ctx, cfg, install.Options{Revision: rev, Force: true})
+			if err != nil && !errors.As(err, &absent) {
+				return nil, err
+			}
+		}
+		for _, rev := range []string{blue, green} {
+			if err := install.InitOperator(ctx, cfg, install.Options{Revision: rev, Tag: r.tags[rev]}); err != nil {
 				return nil, err
 			}
 		}
 		if err := r.install(ctx, e, nil, blue); err != nil {
+			return nil, err
+		}
+		if err := install.SetTag(ctx, cfg, install.Options{Revision: blue, Tag: r.tags[blue]}, stableTag, false); err != nil {
 			return nil, err
 		}
 	}
@@ -119,7 +135,7 @@ func (r *run) prepare(ctx context.Context, e *env.Env) ([]drive.Target, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := r.deploy(ctx, e, oldClients, workload.LoadAgent, blue); err != nil {
+	if _, err := r.deploy(ctx, e, oldClients, workload.LoadAgent, stableTag); err != nil {
 		return nil, err
 	}
 	if err := ready(ctx, e, shop, e.Namespace(oldClients)); err != nil {
@@ -167,22 +183,21 @@ func (r *run) builds(ctx context.Context, e *env.Env) error {
 	return nil
 }
 
-// install brings a revision to what its IstioOperator object asks for, and notes each component.
+// install asks the operator of a revision for its control plane and the gateway, in a new generation of its IstioOperator object.
 func (r *run) install(ctx context.Context, e *env.Env, rec *record.Recorder, revision string) error {
-	o, err := planned(revision, r.tags[revision])
-	if err != nil {
-		return err
-	}
+	r.turn++
+	name := "IstioOperator of " + revision
 	if rec != nil {
-		rec.Event(time.Now(), "apply", "install "+r.tags[revision], map[string]string{"object": "IstioOperator " + o.Owner.Name, "revision": revision})
-		o.Progress = func(component, detail string) {
-			rec.Event(time.Now(), "ack", component+" "+revision, map[string]string{"detail": detail})
-		}
+		rec.Event(time.Now(), "apply", "install "+r.tags[revision], map[string]string{"object": name, "revision": revision})
 	}
-	return install.Bundled{}.Install(ctx, e.Client.Config(), o)
+	err := carryOut(ctx, e, name, object(revision, r.tags[revision], r.turn))
+	if rec != nil && err == nil {
+		rec.Event(time.Now(), "ack", "healthy "+revision, map[string]string{"object": name})
+	}
+	return err
 }
 
-// deploy makes an app in a namespace that asks for a revision.
+// deploy makes an app in a namespace that asks for a revision or a tag.
 func (r *run) deploy(ctx context.Context, e *env.Env, name, app, revision string) (namespace string, err error) {
 	labels := map[string]string{"istio.io/rev": revision}
 	if !r.meshed {
@@ -345,11 +360,18 @@ func (r *run) roll(ctx context.Context, e *env.Env, rec *record.Recorder, from, 
 func (r *run) move(ctx context.Context, e *env.Env, rec *record.Recorder, namespace, name, from, to string, change func() error) error {
 	m := move{Workload: name, From: from, To: to, Began: time.Now()}
 	if r.meshed {
-		m.Before, m.Err = seated(ctx, e, namespace, name)
+		var err error
+		m.Before, err = expect.Converge(ctx, expect.Budget{Within: askedWithin, Every: 50 * time.Millisecond}, func(ctx context.Context) ([]seat, error) {
+			return seated(ctx, e, namespace, name)
+		})
+		m.Blind = err != nil
+		m.Err = err
 	}
-	m.Err = errors.Join(m.Err, change())
-	if r.meshed && m.Err == nil {
-		m.After, m.Err = expect.Converge(ctx, expect.Budget{Within: movedWithin, Every: 50 * time.Millisecond}, func(ctx context.Context) ([]seat, error) {
+	changed := change()
+	m.Err = errors.Join(m.Err, changed)
+	if r.meshed && changed == nil {
+		var err error
+		m.After, err = expect.Converge(ctx, expect.Budget{Within: movedWithin, Every: 50 * time.Millisecond}, func(ctx context.Context) ([]seat, error) {
 			now, err := seated(ctx, e, namespace, name)
 			if err != nil {
 				return now, err
@@ -359,6 +381,7 @@ func (r *run) move(ctx context.Context, e *env.Env, rec *record.Recorder, namesp
 			}
 			return now, onAlone(now, to)
 		})
+		m.Err = errors.Join(m.Err, err)
 	}
 	m.Ended = time.Now()
 	r.moves = append(r.moves, m)
@@ -406,20 +429,14 @@ func (r *run) watchMixed(ctx context.Context, e *env.Env, rec *record.Recorder) 
 	if err != nil {
 		return err
 	}
-	r.mixed.Revision = revisionOf(all)
+	r.mixed = &mixed{Revision: revisionOf(all)}
 	began := time.Now()
-	before, err := inbound(ctx, e, pods)
-	if err != nil {
-		return err
-	}
+	before, notBefore := inbound(ctx, e, pods)
 	if err := drive.Sleep(ctx, r.plan.mixed); err != nil {
 		return err
 	}
-	after, err := inbound(ctx, e, pods)
-	if err != nil {
-		return err
-	}
-	r.mixed.Took, r.mixed.Counted = time.Since(began), grown(before, after)
+	after, notAfter := inbound(ctx, e, pods)
+	r.mixed.Took, r.mixed.Counted, r.mixed.Err = time.Since(began), grown(before, after), errors.Join(notBefore, notAfter)
 
 	rec.Event(time.Now(), "note", "try to remove blue", nil)
 	staying, err := e.Client.Proxies(ctx) // those that drain on their way out need no control plane
@@ -444,7 +461,8 @@ func (r *run) remove(ctx context.Context, e *env.Env, rec *record.Recorder) erro
 	}
 	rec.Step("remove blue")
 	if !r.control {
-		if err := label(ctx, e, e.Namespace(oldClients), green); err != nil {
+		rec.Event(time.Now(), "apply", "tag "+stableTag+" leads to "+green, map[string]string{"object": "tag " + stableTag})
+		if err := install.SetTag(ctx, e.Client.Config(), install.Options{Revision: green, Tag: r.tags[green]}, stableTag, true); err != nil {
 			return err
 		}
 		if err := r.move(ctx, e, rec, e.Namespace(oldClients), agentName, blue, green, func() error {
@@ -453,16 +471,41 @@ func (r *run) remove(ctx context.Context, e *env.Env, rec *record.Recorder) erro
 			return err
 		}
 	}
+	r.removed = &removal{}
+	cfg := e.Client.Config()
+	r.removed.Had, r.removed.ListErr = install.Orphans(ctx, cfg, blue)
 	began := time.Now()
 	rec.Event(began, "apply", "uninstall "+r.tags[blue], map[string]string{"revision": blue})
-	r.removed.Err = install.Bundled{}.Uninstall(ctx, e.Client.Config(), install.Options{Revision: blue})
-	r.removed.Took = time.Since(began)
-	rec.Event(time.Now(), "ack", "blue removed", map[string]string{"after": r.removed.Took.Round(time.Millisecond).String()})
-	var err error
-	r.removed.Orphans, err = install.Orphans(ctx, e.Client.Config(), blue)
-	r.removed.Err = errors.Join(r.removed.Err, err)
+	r.removed.Err = install.Bundled{}.Uninstall(ctx, cfg, install.Options{Revision: blue})
+	ended := time.Now()
+	r.removed.Took = ended.Sub(began)
+	rec.Event(ended, "ack", "blue removed", map[string]string{"after": r.removed.Took.Round(time.Millisecond).String()})
+	if r.removed.Err != nil {
+		return ctx.Err()
+	}
+	// Pods end in their own time, and what Kubernetes makes by itself goes by itself.
+	_, err := expect.Converge(ctx, expect.Budget{Within: goneWithin, Every: 500 * time.Millisecond}, func(ctx context.Context) (struct{}, error) {
+		left, err := install.Orphans(ctx, cfg, blue)
+		if err == nil {
+			r.removed.Orphans = left
+		}
+		if err == nil && len(left) > 0 {
+			err = &leftError{left}
+		}
+		return struct{}{}, err
+	})
+	var left *leftError
+	if err != nil && !errors.As(err, &left) {
+		r.removed.ListErr = errors.Join(r.removed.ListErr, err)
+	}
+	r.removed.Settled = time.Since(ended)
 	return ctx.Err()
 }
+
+// leftError says that something of blue is there.
+type leftError struct{ objects []string }
+
+func (e *leftError) Error() string { return "left: " + join(e.objects, 5) }
 
 func sorted[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
 
