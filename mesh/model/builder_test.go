@@ -68,9 +68,45 @@ func TestEndpointsInAnyOrder(t *testing.T) {
 	}
 }
 
+// An endpoint that names a pod is there once the pod is, for only the pod says whether it takes mutual TLS. One that names none is
+// there at once, and becomes the pod's at its address, if one comes.
+func TestEndpointsOfPodsThatAreLate(t *testing.T) {
+	const host = "a.ns.svc.cluster.local"
+	manual := endpoints("a", "1", "2")
+	manual.Endpoints[1].TargetRef = nil
+	b := newBuilder()
+	b.Set(service("a"))
+	b.Set(manual)
+	step := func(what string, change Change, want ...string) {
+		t.Helper()
+		if change == Nothing {
+			t.Errorf("%s changes nothing", what)
+		}
+		s, got := b.Build(), []string{}
+		for _, e := range s.Endpoints(host).ByPort["http"] {
+			of := "none"
+			if e.Pod != nil {
+				of = e.Pod.Name
+			}
+			got = append(got, e.Address+" "+of)
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: endpoints are %q, want %q", what, got, want)
+		}
+	}
+	step("no pod", EndpointsOnly, "2 none")
+	step("a pod comes", b.Set(pod("pod-1", "1", "v1")), "1 pod-1", "2 none")
+	step("a pod comes to the bare address", b.Set(pod("p", "2", "v1")), "1 pod-1", "2 p")
+	step("it moves away", b.Set(pod("p", "3", "v1")), "1 pod-1", "2 none")
+	step("it comes back", b.Set(pod("p", "2", "v1")), "1 pod-1", "2 p")
+	step("it goes", b.Delete(pod("p", "2", "v1")), "1 pod-1", "2 none")
+	step("a pod goes before its slice says so", b.Delete(pod("pod-1", "1", "v1")), "2 none")
+	step("it is made anew", b.Set(pod("pod-1", "1", "v2")), "1 pod-1", "2 none")
+}
+
 func TestWhatDoesNotChangeIsShared(t *testing.T) {
 	b := newBuilder()
-	for _, o := range []any{service("a"), service("b"), endpoints("a", "1"), endpoints("b", "2"), rule(1, 1)} {
+	for _, o := range []any{service("a"), service("b"), pod("pod-1", "1", ""), pod("pod-2", "2", ""), pod("pod-3", "3", ""), endpoints("a", "1"), endpoints("b", "2"), rule(1, 1)} {
 		b.Set(o)
 	}
 	first := b.Build()
