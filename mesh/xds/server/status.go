@@ -1,6 +1,7 @@
 package server
 
 import (
+	"strings"
 	"time"
 
 	"github.com/meshproof/meshproof/mesh/model"
@@ -13,10 +14,21 @@ type TypeStatus struct {
 	Sent, Acked     string // nonces
 	SentAt, AckedAt time.Time
 	Snapshot        uint64 // that the last response was made from
-	LastError       string // of the last response, if it was refused
+	LastError       string // why something of the present configuration is refused
 }
 
 func shortName(typ int) string { return [...]string{"CDS", "EDS", "LDS", "RDS"}[typ] }
+
+// nack says what is refused and why. The caller holds mu.
+func (s *connStatus) nack() string {
+	var out []string
+	for typ, t := range s.types {
+		if t.LastError != "" {
+			out = append(out, shortName(typ)+": "+t.LastError)
+		}
+	}
+	return strings.Join(out, "; ")
+}
 
 // Proxies lists the connected proxies, in the order in which they came.
 func (s *Server) Proxies() []status.Proxy {
@@ -36,11 +48,7 @@ func (s *Server) Proxies() []status.Proxy {
 		if n := len(c.status.acks); n > 0 {
 			p.AckedSnapshot = c.status.acks[n-1].seq
 		}
-		for typ := range t {
-			if e := t[typ].LastError; e != "" {
-				p.LastError = shortName(typ) + ": " + e
-			}
-		}
+		p.LastError = c.status.nack()
 		c.status.mu.Unlock()
 		out = append(out, p)
 	}
@@ -80,7 +88,7 @@ func (s *Server) PushOf(seq uint64) []status.ProxyPush {
 			}
 		}
 		if !p.Acked && c.status.nackSeq >= seq {
-			p.Nack = c.status.nack
+			p.Nack = c.status.nack()
 		}
 		c.status.mu.Unlock()
 		out = append(out, p)
