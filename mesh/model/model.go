@@ -292,8 +292,10 @@ func (m Mesh) Hostname(name, namespace string) string {
 	return name + "." + namespace + ".svc." + m.DomainSuffix
 }
 
-// Resolve makes a host of an object in namespace fully qualified: a name without a dot is a service of that namespace.
+// Resolve makes a host of an object in namespace fully qualified: a name without a dot is a service of that namespace. It is in
+// lower case, for names in DNS are the same in either.
 func (m Mesh) Resolve(host, namespace string) string {
+	host = strings.ToLower(host)
 	if host == "" || strings.ContainsAny(host, ".*") {
 		return host
 	}
