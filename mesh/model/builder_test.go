@@ -143,7 +143,7 @@ func TestBadObjects(t *testing.T) {
 	if len(s.VirtualServices) != 0 || len(s.Problems) != 1 || s.Problems[0].InForce != "none" {
 		t.Fatalf("never good: %d in force, problems %+v", len(s.VirtualServices), s.Problems)
 	}
-	if s.Objects[Key{"VirtualService", "ns", "r"}] != 1 {
+	if s.Objects[Key{"VirtualService", "ns", "r"}].Generation != 1 {
 		t.Error("a bad object counts as not read")
 	}
 	b.Set(rule(2, 1))
@@ -159,6 +159,32 @@ func TestBadObjects(t *testing.T) {
 	b.Delete(rule(3))
 	if s = b.Build(); len(s.VirtualServices)+len(s.Problems)+len(s.Objects) != 0 {
 		t.Errorf("deleted: %+v", s.Problems)
+	}
+}
+
+// An object made anew under the same name is another one, though its generation is the same and nobody saw the old one go.
+func TestObjectsMadeAnew(t *testing.T) {
+	b := newBuilder()
+	b.Set(service("a"))
+	b.Set(rule(1, 1))
+	b.Build()
+	anew := rule(1, 50, 50)
+	anew.UID = "2"
+	if got := b.Set(anew); got != Config {
+		t.Errorf("an object made anew reaches %v", got)
+	}
+	s := b.Build()
+	if n := len(s.VirtualServices[0].Spec.Spec.Http[0].Route); n != 2 {
+		t.Errorf("%d destinations: the object before it is still in force", n)
+	}
+	if got := b.Set(anew.DeepCopy()); got != Nothing {
+		t.Errorf("the same object again reaches %v", got)
+	}
+	bad := rule(1, -1)
+	bad.UID = "3"
+	b.Set(bad)
+	if s = b.Build(); len(s.VirtualServices) != 0 || s.Problems[0].InForce != "none" {
+		t.Errorf("made anew and bad: %d in force, problems %+v", len(s.VirtualServices), s.Problems)
 	}
 }
 

@@ -114,7 +114,7 @@ func (r *rig) publish(c config) {
 	r.src.mu.Lock()
 	r.src.parts[r.seq] = part(r.t, c)
 	r.src.mu.Unlock()
-	r.s.Publish(&model.Snapshot{Sequence: r.seq, BuiltAt: time.Unix(int64(r.seq), 0), Objects: map[model.Key]int64{r.object: int64(r.seq)}})
+	r.s.Publish(&model.Snapshot{Sequence: r.seq, BuiltAt: time.Unix(int64(r.seq), 0), Objects: map[model.Key]model.Version{r.object: {Generation: int64(r.seq)}}})
 }
 
 // client is a proxy with either protocol; got is what it was told of each type, by name.
@@ -576,17 +576,17 @@ func TestRefusesNodesThatAreNone(t *testing.T) {
 func TestPushOfObjects(t *testing.T) {
 	r := newRig(t, base())
 	k := func(name string) model.Key { return model.Key{Kind: "VirtualService", Namespace: "ns", Name: name} }
-	at := func(o map[model.Key]int64) {
+	at := func(o map[model.Key]model.Version) {
 		r.seq++
 		r.src.mu.Lock()
 		r.src.parts[r.seq] = r.src.parts[1]
 		r.src.mu.Unlock()
 		r.s.Publish(&model.Snapshot{Sequence: r.seq, Objects: o})
 	}
-	at(map[model.Key]int64{k("a"): 1})
-	at(map[model.Key]int64{k("a"): 3, k("b"): 1})
-	at(map[model.Key]int64{k("b"): 1})
-	at(map[model.Key]int64{k("a"): 1, k("b"): 1})
+	at(map[model.Key]model.Version{k("a"): {Generation: 1}})
+	at(map[model.Key]model.Version{k("a"): {Generation: 3}, k("b"): {Generation: 1}})
+	at(map[model.Key]model.Version{k("b"): {Generation: 1}})
+	at(map[model.Key]model.Version{k("a"): {Generation: 1}, k("b"): {UID: "2", Generation: 1}})
 	for _, tt := range []struct {
 		name       string
 		generation int64
@@ -594,7 +594,7 @@ func TestPushOfObjects(t *testing.T) {
 	}{
 		{"a", 1, 5}, // made anew: its first life does not count
 		{"a", 2, 0},
-		{"b", 1, 3},
+		{"b", 1, 5}, // likewise, and nobody saw it gone
 		{"b", -1, 0},
 		{"never", -1, 1},
 		{"never", 1, 0},

@@ -99,7 +99,7 @@ func (s *Server) PushOf(seq uint64) []status.ProxyPush {
 // history knows in which snapshot each version of each object first was.
 type history struct {
 	objects map[model.Key][]version
-	last    map[model.Key]int64
+	last    map[model.Key]model.Version
 	start   version // the first snapshot: objects absent then have always been
 }
 
@@ -123,9 +123,13 @@ func (h *history) add(s *model.Snapshot) {
 		}
 		h.objects[k] = v
 	}
-	for k, g := range s.Objects {
-		if old, ok := h.last[k]; !ok || old != g {
-			note(k, g)
+	for k, v := range s.Objects {
+		old, ok := h.last[k]
+		if ok && old.UID != v.UID {
+			note(k, status.Absent) // it was gone, if only between two snapshots
+		}
+		if !ok || old != v {
+			note(k, v.Generation)
 		}
 	}
 	for k := range h.last {
