@@ -39,31 +39,7 @@ func FuzzValidObjectsAreAccepted(f *testing.F) {
 		f.Add(b)
 	}
 	f.Fuzz(func(t *testing.T, choices []byte) {
-		c := &chooser{choices}
-		var objs []any
-		for i := range 1 + c.n(6) {
-			meta := metav1.ObjectMeta{Namespace: "default", Name: fmt.Sprint("o", i), Generation: 1, CreationTimestamp: metav1.Unix(int64(i), 0)}
-			switch c.n(3) {
-			case 0:
-				o := &networking.VirtualService{ObjectMeta: meta}
-				o.Spec.Gateways = [][]string{nil, {"mesh"}, {"o0", "o1", "o2", "mesh"}}[c.n(3)]
-				if c.fill(o.Spec.ProtoReflect(), 0); mend(o, o.Spec.ProtoReflect()) {
-					objs = append(objs, o)
-				}
-			case 1:
-				o := &networking.DestinationRule{ObjectMeta: meta}
-				if c.fill(o.Spec.ProtoReflect(), 0); mend(o, o.Spec.ProtoReflect()) {
-					objs = append(objs, o)
-				}
-			case 2:
-				o := &networking.Gateway{ObjectMeta: meta}
-				c.fill(o.Spec.ProtoReflect(), 0)
-				o.Spec.Selector = nil // every gateway's
-				if mend(o, o.Spec.ProtoReflect()) {
-					objs = append(objs, o)
-				}
-			}
-		}
+		objs := (&chooser{choices}).objects()
 		if err := accepted(objs); err != nil {
 			text := ""
 			for _, o := range objs {
@@ -73,6 +49,35 @@ func FuzzValidObjectsAreAccepted(f *testing.F) {
 			t.Errorf("%v\n%s", err, text)
 		}
 	})
+}
+
+// objects are some that validation lets pass.
+func (c *chooser) objects() []any {
+	var objs []any
+	for i := range 1 + c.n(6) {
+		meta := metav1.ObjectMeta{Namespace: "default", Name: fmt.Sprint("o", i), Generation: 1, CreationTimestamp: metav1.Unix(int64(i), 0)}
+		switch c.n(3) {
+		case 0:
+			o := &networking.VirtualService{ObjectMeta: meta}
+			o.Spec.Gateways = [][]string{nil, {"mesh"}, {"o0", "o1", "o2", "mesh"}}[c.n(3)]
+			if c.fill(o.Spec.ProtoReflect(), 0); mend(o, o.Spec.ProtoReflect()) {
+				objs = append(objs, o)
+			}
+		case 1:
+			o := &networking.DestinationRule{ObjectMeta: meta}
+			if c.fill(o.Spec.ProtoReflect(), 0); mend(o, o.Spec.ProtoReflect()) {
+				objs = append(objs, o)
+			}
+		case 2:
+			o := &networking.Gateway{ObjectMeta: meta}
+			c.fill(o.Spec.ProtoReflect(), 0)
+			o.Spec.Selector = nil // every gateway's
+			if mend(o, o.Spec.ProtoReflect()) {
+				objs = append(objs, o)
+			}
+		}
+	}
+	return objs
 }
 
 // accepted translates objects for a sidecar and for a gateway, and gives everything to the proxy.
