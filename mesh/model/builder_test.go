@@ -3,6 +3,7 @@ package model
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -207,6 +208,51 @@ func TestReferences(t *testing.T) {
 	s = b.Build()
 	if len(s.Problems) != 2 || s.Problems[1].Problem.Field != "spec.http[0].route[0].destination.subset" {
 		t.Errorf("problems are %+v", s.Problems)
+	}
+}
+
+// What is not obeyed because an older object has rules for the host is named, with that object.
+func TestSecondRulesForAHost(t *testing.T) {
+	b := newBuilder()
+	for _, name := range []string{"a", "b", "c"} {
+		b.Set(service(name))
+	}
+	age := int64(0)
+	dr := func(ns, name, host string, exportTo ...string) {
+		age++
+		b.Set(&networking.DestinationRule{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name, CreationTimestamp: metav1.Unix(age, 0)},
+			Spec: networkingv1alpha3.DestinationRule{Host: host, ExportTo: exportTo}})
+	}
+	vs := func(ns, name string, gateways []string, hosts ...string) {
+		age++
+		o := rule(1, 1)
+		o.Namespace, o.Name, o.CreationTimestamp = ns, name, metav1.Unix(age, 0)
+		o.Spec.Hosts, o.Spec.Gateways = hosts, gateways
+		o.Spec.Http[0].Route[0].Destination.Host = "a.ns.svc.cluster.local"
+		b.Set(o)
+	}
+	b.Set(&networking.Gateway{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "gw"}, Spec: networkingv1alpha3.Gateway{
+		Servers: []*networkingv1alpha3.Server{{Port: &networkingv1alpha3.Port{Number: 80, Name: "http", Protocol: "HTTP"}, Hosts: []string{"*"}}}}})
+	dr("ns", "first", "a")
+	dr("ns", "second", "a.ns.svc.cluster.local")
+	dr("other", "elsewhere", "a.ns.svc.cluster.local") // for clients of that namespace
+	dr("ns", "private", "b", ".")
+	dr("ns", "public", "b") // where the private one is not seen
+	dr("ns", "private-too", "b", ".")
+	vs("ns", "first", nil, "a", "b")
+	vs("ns", "second", []string{"mesh", "gw"}, "c", "b")
+	vs("ns", "gateway", []string{"gw"}, "a")
+	vs("other", "second", nil, "a.ns.svc.cluster.local")
+	var got []string
+	for _, p := range b.Build().Problems {
+		got = append(got, fmt.Sprintf("%s %s/%s %s: %s", p.Object.Kind, p.Object.Namespace, p.Object.Name, p.Problem.Field, strings.Fields(p.Problem.Message)[1]))
+	}
+	want := []string{
+		"DestinationRule ns/private-too spec.host: ns/private", "DestinationRule ns/second spec.host: ns/first",
+		"VirtualService ns/second spec.hosts[1]: ns/first", "VirtualService other/second spec.hosts[0]: ns/first",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("problems are\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
 }
 
