@@ -2,7 +2,9 @@ package objects
 
 import (
 	"fmt"
+	"maps"
 	"math/big"
+	"slices"
 	"strings"
 
 	networkingv1alpha3 "istio.io/api/networking/v1alpha3"
@@ -130,9 +132,12 @@ func (v *validator) locality(at string, s *networkingv1alpha3.LocalityLoadBalanc
 		if d.From == "" {
 			v.err(dat+".from", "no locality", `say region/zone, or "*"`)
 		}
-		total := uint32(0)
-		for _, w := range d.To {
-			total += w
+		total := uint64(0)
+		for _, to := range slices.Sorted(maps.Keys(d.To)) {
+			if d.To[to] == 0 { // as in Istio: what is not named gets nothing
+				v.err(fmt.Sprintf("%s.to[%s]", dat, to), "a weight of 0", "leave the locality out: it gets nothing then")
+			}
+			total += uint64(d.To[to])
 		}
 		if total != 100 {
 			v.err(dat+".to", fmt.Sprintf("the weights add up to %d", total), "make it 100")
