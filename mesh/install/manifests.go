@@ -89,7 +89,7 @@ func controlPlane(o Options) []runtime.Object {
 			Spec: corev1.ServiceSpec{
 				Selector: map[string]string{"app": "istiod", revLabel: o.Revision},
 				Ports: []corev1.ServicePort{
-					port("grpc-xds", 15010, 15010), port("https-dns", 15012, 15012), port("https-webhook", 443, 15017), port("http-monitoring", 15014, 15014),
+					port("https-dns", 15012, 15012), port("https-webhook", 443, 15017), port("http-monitoring", 15014, 15014),
 				},
 			},
 		},
@@ -126,7 +126,7 @@ func istiodDeployment(o Options) *appsv1.Deployment {
 			Args:            discoveryArgs(o),
 			Env:             []corev1.EnvVar{fieldEnv("POD_NAME", "metadata.name"), fieldEnv("POD_NAMESPACE", "metadata.namespace")},
 			Ports: []corev1.ContainerPort{
-				containerPort("http-debug", 8080), containerPort("grpc-xds", 15010), containerPort("tls-xds", 15012),
+				containerPort("http-debug", 8080), containerPort("tls-xds", 15012),
 				containerPort("https-webhooks", 15017), containerPort("http-monitoring", 15014),
 			},
 			ReadinessProbe:  probe("/ready", 8080),

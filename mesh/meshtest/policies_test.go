@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 )
@@ -123,6 +124,49 @@ spec:
 	// 6 standard deviations of binomial(200, 0.25) are 37.
 	if b := hosts["b"]; b < 13 || b > 87 || hosts["a"]+b != 200 {
 		t.Errorf("75/25 gave %v", hosts)
+	}
+}
+
+// TestMissingCAFileCostsItsHostOnly: what asks for a file that is not in the proxy's container fails and says so, until the file is
+// there, and every other change is followed.
+func TestMissingCAFileCostsItsHostOnly(t *testing.T) {
+	m, client := hello(t, threeEchoes())
+	m.Apply(`
+apiVersion: v1
+kind: Service
+metadata: {name: other}
+spec:
+  selector: {app: hello}
+  ports: [{name: http, port: 80, targetPort: 8080}]
+`)
+	dir := t.TempDir()
+	m.Apply(fmt.Sprintf(`
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: hello}
+spec:
+  host: hello
+  trafficPolicy: {tls: {mode: SIMPLE, caCertificates: %s/cert.pem, sni: hello.example.com}}
+`, dir))
+	m.Apply(`
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: other}
+spec:
+  hosts: [other]
+  http: [{headers: {response: {set: {x-rule: later}}}, route: [{destination: {host: other}}]}]
+`)
+	m.Acked()
+	if resp, _ := call(t, client.Client(), "http://other/"); resp.StatusCode != 200 || resp.Header.Get("x-rule") != "later" {
+		t.Errorf("other: %s, want the header of the later rule: %v", resp.Status, resp.Header)
+	}
+	if resp, body := call(t, client.Client(), "http://hello/"); resp.StatusCode != 503 || !strings.Contains(body, "cert.pem: no such file") {
+		t.Errorf("hello without its file: %s: %s", resp.Status, body)
+	}
+	certificate(t, dir, "hello.example.com")
+	// The handshake goes ahead now, and fails at hello, which speaks plaintext.
+	if resp, body := call(t, client.Client(), "http://hello/"); resp.StatusCode != 503 || !strings.Contains(body, "tls to") {
+		t.Errorf("hello with its file: %s: %s", resp.Status, body)
 	}
 }
 

@@ -2,6 +2,7 @@ package model
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	networkingv1alpha3 "istio.io/api/networking/v1alpha3"
@@ -40,6 +41,7 @@ func references(s *Snapshot) []ObjectProblem {
 		}
 	}
 	a.gateways()
+	a.second()
 	for _, r := range s.DestinationRules {
 		a.meta = &r.Meta
 		if !strings.HasPrefix(r.Host, "*") && s.Service(r.Host) == nil {
@@ -120,6 +122,52 @@ func (a *analysis) gateways() {
 			}
 		}
 	}
+}
+
+// second finds rules for a host that an older object has rules for already: of them only the oldest object's are obeyed.
+// DestinationRules stand beside those of other namespaces; gateways obey all VirtualServices of a host together, sidecars do not.
+func (a *analysis) second() {
+	type key struct{ namespace, host string }
+	rules := map[key][]*Meta{}
+	for _, r := range a.s.DestinationRules {
+		a.meta = &r.Meta
+		k := key{r.Key.Namespace, r.Host}
+		if older := a.ahead(rules[k]); older != nil {
+			a.warn("spec.host", fmt.Sprintf("DestinationRule %s/%s is for the same host and older: this one is not obeyed", older.Key.Namespace, older.Key.Name),
+				"put the policy and all subsets of the host into one")
+		}
+		rules[k] = append(rules[k], &r.Meta)
+	}
+	hosts := map[string][]*Meta{}
+	for _, vs := range a.s.VirtualServices {
+		if len(vs.Spec.Spec.Http) == 0 || !slices.Contains(vs.Gateways, "mesh") {
+			continue
+		}
+		a.meta = &vs.Meta
+		for i, h := range vs.Hosts {
+			if older := a.ahead(hosts[h]); older != nil && older != a.meta {
+				a.warn(fmt.Sprintf("spec.hosts[%d]", i), fmt.Sprintf("VirtualService %s/%s has http rules for %q and is older: sidecars obey only those", older.Key.Namespace, older.Key.Name, h),
+					"put all http rules of the host into one")
+			}
+			hosts[h] = append(hosts[h], a.meta)
+		}
+	}
+}
+
+// ahead is the first of older objects that is seen wherever the present one is, or nil.
+func (a *analysis) ahead(older []*Meta) *Meta {
+	for _, m := range older {
+		if len(m.ExportTo) == 0 || slices.Contains(m.ExportTo, "*") {
+			return m
+		}
+		if m.Key.Namespace != a.meta.Key.Namespace || len(a.meta.ExportTo) == 0 {
+			continue
+		}
+		if !slices.ContainsFunc(a.meta.ExportTo, func(e string) bool { return e != "." && !slices.Contains(m.ExportTo, e) }) {
+			return m
+		}
+	}
+	return nil
 }
 
 func (a *analysis) destination(at string, d *networkingv1alpha3.Destination) {

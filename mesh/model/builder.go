@@ -33,9 +33,9 @@ type Builder struct {
 	dirtyConfig    bool
 }
 
-// configEntry is an Istio object: the newest generation seen, and the one in force, which is the last valid one.
+// configEntry is an Istio object: the newest version seen, and the one in force, which is the last valid one.
 type configEntry struct {
-	seen     int64
+	seen     Version
 	problems []objects.Problem
 	inForce  any // *VirtualService, *DestinationRule, *Gateway or nil
 	current  bool
@@ -136,14 +136,14 @@ func ResolveGateway(name, namespace string) string {
 
 func (b *Builder) setConfig(kind string, m metav1.ObjectMeta, obj any, convert func(Meta) any) Change {
 	key := Key{kind, m.Namespace, m.Name}
-	e := b.configs[key]
-	if e == nil {
-		e = &configEntry{}
+	e, seen := b.configs[key], Version{m.UID, m.Generation}
+	if e == nil || e.seen.UID != seen.UID {
+		e = &configEntry{} // also where one of the name went unnoticed: generations start again, and nothing of it stays in force
 		b.configs[key] = e
-	} else if e.seen == m.Generation && m.Generation != 0 {
+	} else if e.seen == seen && m.Generation != 0 {
 		return Nothing // metadata or status only
 	}
-	e.seen = m.Generation
+	e.seen = seen
 	e.problems = objects.Validate(obj)
 	e.current = !objects.HasErrors(e.problems)
 	if e.current {
@@ -255,7 +255,7 @@ func (b *Builder) buildPods(s *Snapshot) {
 
 func (b *Builder) buildConfig(s *Snapshot) {
 	s.VirtualServices, s.DestinationRules, s.Gateways, s.own = nil, nil, nil, nil
-	s.Objects = make(map[Key]int64, len(b.configs))
+	s.Objects = make(map[Key]Version, len(b.configs))
 	s.rules, s.wildRules = map[string][]*DestinationRule{}, false
 	for k, e := range b.configs {
 		s.Objects[k] = e.seen
@@ -274,7 +274,7 @@ func (b *Builder) buildConfig(s *Snapshot) {
 			force = "previous"
 		}
 		for _, p := range e.problems {
-			s.own = append(s.own, ObjectProblem{Object: k, Generation: e.seen, Problem: p, InForce: force})
+			s.own = append(s.own, ObjectProblem{Object: k, Generation: e.seen.Generation, Problem: p, InForce: force})
 		}
 	}
 	slices.SortFunc(s.VirtualServices, oldestFirst(func(v *VirtualService) *Meta { return &v.Meta }))

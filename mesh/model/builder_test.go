@@ -3,6 +3,7 @@ package model
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -68,9 +69,45 @@ func TestEndpointsInAnyOrder(t *testing.T) {
 	}
 }
 
+// An endpoint that names a pod is there once the pod is, for only the pod says whether it takes mutual TLS. One that names none is
+// there at once, and becomes the pod's at its address, if one comes.
+func TestEndpointsOfPodsThatAreLate(t *testing.T) {
+	const host = "a.ns.svc.cluster.local"
+	manual := endpoints("a", "1", "2")
+	manual.Endpoints[1].TargetRef = nil
+	b := newBuilder()
+	b.Set(service("a"))
+	b.Set(manual)
+	step := func(what string, change Change, want ...string) {
+		t.Helper()
+		if change == Nothing {
+			t.Errorf("%s changes nothing", what)
+		}
+		s, got := b.Build(), []string{}
+		for _, e := range s.Endpoints(host).ByPort["http"] {
+			of := "none"
+			if e.Pod != nil {
+				of = e.Pod.Name
+			}
+			got = append(got, e.Address+" "+of)
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: endpoints are %q, want %q", what, got, want)
+		}
+	}
+	step("no pod", EndpointsOnly, "2 none")
+	step("a pod comes", b.Set(pod("pod-1", "1", "v1")), "1 pod-1", "2 none")
+	step("a pod comes to the bare address", b.Set(pod("p", "2", "v1")), "1 pod-1", "2 p")
+	step("it moves away", b.Set(pod("p", "3", "v1")), "1 pod-1", "2 none")
+	step("it comes back", b.Set(pod("p", "2", "v1")), "1 pod-1", "2 p")
+	step("it goes", b.Delete(pod("p", "2", "v1")), "1 pod-1", "2 none")
+	step("a pod goes before its slice says so", b.Delete(pod("pod-1", "1", "v1")), "2 none")
+	step("it is made anew", b.Set(pod("pod-1", "1", "v2")), "1 pod-1", "2 none")
+}
+
 func TestWhatDoesNotChangeIsShared(t *testing.T) {
 	b := newBuilder()
-	for _, o := range []any{service("a"), service("b"), endpoints("a", "1"), endpoints("b", "2"), rule(1, 1)} {
+	for _, o := range []any{service("a"), service("b"), pod("pod-1", "1", ""), pod("pod-2", "2", ""), pod("pod-3", "3", ""), endpoints("a", "1"), endpoints("b", "2"), rule(1, 1)} {
 		b.Set(o)
 	}
 	first := b.Build()
@@ -107,7 +144,7 @@ func TestBadObjects(t *testing.T) {
 	if len(s.VirtualServices) != 0 || len(s.Problems) != 1 || s.Problems[0].InForce != "none" {
 		t.Fatalf("never good: %d in force, problems %+v", len(s.VirtualServices), s.Problems)
 	}
-	if s.Objects[Key{"VirtualService", "ns", "r"}] != 1 {
+	if s.Objects[Key{"VirtualService", "ns", "r"}].Generation != 1 {
 		t.Error("a bad object counts as not read")
 	}
 	b.Set(rule(2, 1))
@@ -123,6 +160,32 @@ func TestBadObjects(t *testing.T) {
 	b.Delete(rule(3))
 	if s = b.Build(); len(s.VirtualServices)+len(s.Problems)+len(s.Objects) != 0 {
 		t.Errorf("deleted: %+v", s.Problems)
+	}
+}
+
+// An object made anew under the same name is another one, though its generation is the same and nobody saw the old one go.
+func TestObjectsMadeAnew(t *testing.T) {
+	b := newBuilder()
+	b.Set(service("a"))
+	b.Set(rule(1, 1))
+	b.Build()
+	anew := rule(1, 50, 50)
+	anew.UID = "2"
+	if got := b.Set(anew); got != Config {
+		t.Errorf("an object made anew reaches %v", got)
+	}
+	s := b.Build()
+	if n := len(s.VirtualServices[0].Spec.Spec.Http[0].Route); n != 2 {
+		t.Errorf("%d destinations: the object before it is still in force", n)
+	}
+	if got := b.Set(anew.DeepCopy()); got != Nothing {
+		t.Errorf("the same object again reaches %v", got)
+	}
+	bad := rule(1, -1)
+	bad.UID = "3"
+	b.Set(bad)
+	if s = b.Build(); len(s.VirtualServices) != 0 || s.Problems[0].InForce != "none" {
+		t.Errorf("made anew and bad: %d in force, problems %+v", len(s.VirtualServices), s.Problems)
 	}
 }
 
@@ -145,6 +208,51 @@ func TestReferences(t *testing.T) {
 	s = b.Build()
 	if len(s.Problems) != 2 || s.Problems[1].Problem.Field != "spec.http[0].route[0].destination.subset" {
 		t.Errorf("problems are %+v", s.Problems)
+	}
+}
+
+// What is not obeyed because an older object has rules for the host is named, with that object.
+func TestSecondRulesForAHost(t *testing.T) {
+	b := newBuilder()
+	for _, name := range []string{"a", "b", "c"} {
+		b.Set(service(name))
+	}
+	age := int64(0)
+	dr := func(ns, name, host string, exportTo ...string) {
+		age++
+		b.Set(&networking.DestinationRule{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name, CreationTimestamp: metav1.Unix(age, 0)},
+			Spec: networkingv1alpha3.DestinationRule{Host: host, ExportTo: exportTo}})
+	}
+	vs := func(ns, name string, gateways []string, hosts ...string) {
+		age++
+		o := rule(1, 1)
+		o.Namespace, o.Name, o.CreationTimestamp = ns, name, metav1.Unix(age, 0)
+		o.Spec.Hosts, o.Spec.Gateways = hosts, gateways
+		o.Spec.Http[0].Route[0].Destination.Host = "a.ns.svc.cluster.local"
+		b.Set(o)
+	}
+	b.Set(&networking.Gateway{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "gw"}, Spec: networkingv1alpha3.Gateway{
+		Servers: []*networkingv1alpha3.Server{{Port: &networkingv1alpha3.Port{Number: 80, Name: "http", Protocol: "HTTP"}, Hosts: []string{"*"}}}}})
+	dr("ns", "first", "a")
+	dr("ns", "second", "a.ns.svc.cluster.local")
+	dr("other", "elsewhere", "a.ns.svc.cluster.local") // for clients of that namespace
+	dr("ns", "private", "b", ".")
+	dr("ns", "public", "b") // where the private one is not seen
+	dr("ns", "private-too", "b", ".")
+	vs("ns", "first", nil, "a", "b")
+	vs("ns", "second", []string{"mesh", "gw"}, "c", "b")
+	vs("ns", "gateway", []string{"gw"}, "a")
+	vs("other", "second", nil, "a.ns.svc.cluster.local")
+	var got []string
+	for _, p := range b.Build().Problems {
+		got = append(got, fmt.Sprintf("%s %s/%s %s: %s", p.Object.Kind, p.Object.Namespace, p.Object.Name, p.Problem.Field, strings.Fields(p.Problem.Message)[1]))
+	}
+	want := []string{
+		"DestinationRule ns/private-too spec.host: ns/private", "DestinationRule ns/second spec.host: ns/first",
+		"VirtualService ns/second spec.hosts[1]: ns/first", "VirtualService other/second spec.hosts[0]: ns/first",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("problems are\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
 }
 

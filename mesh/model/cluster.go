@@ -35,7 +35,7 @@ type cluster struct {
 	slices   map[string]map[string]*discoveryv1.EndpointSlice
 	pods     map[string]*Pod
 	podsByIP map[string]*Pod
-	podUsers map[string]map[string]bool // pod -> services with an endpoint on it
+	podUsers map[string]map[string]bool // pod by name, or by address where an endpoint names none -> services with an endpoint on it
 	nodes    map[string]Locality
 
 	dirtyPods bool
@@ -165,26 +165,36 @@ func (b *Builder) setPod(c *cluster, o *corev1.Pod) Change {
 		c.podsByIP[p.IP] = p
 	}
 	c.dirtyPods = true
-	for svc := range c.podUsers[k] {
-		b.dirtyEndpoints[svc] = true
+	b.touchUsers(c, k, p.IP)
+	if old != nil && old.IP != p.IP {
+		b.touchUsers(c, old.IP)
 	}
 	return EndpointsOnly
 }
 
 func (b *Builder) deletePod(c *cluster, o *corev1.Pod) Change {
 	k := o.Namespace + "/" + o.Name
+	b.touchUsers(c, k)
+	delete(c.podUsers, k)
 	if p := c.pods[k]; p != nil {
 		if c.podsByIP[p.IP] == p {
 			delete(c.podsByIP, p.IP)
 		}
 		delete(c.pods, k)
+		b.touchUsers(c, p.IP)
+		delete(c.podUsers, p.IP)
 	}
-	for svc := range c.podUsers[k] {
-		b.dirtyEndpoints[svc] = true
-	}
-	delete(c.podUsers, k)
 	c.dirtyPods = true
 	return EndpointsOnly
+}
+
+// touchUsers makes the endpoints on pods, by name or address, be looked at again.
+func (b *Builder) touchUsers(c *cluster, pods ...string) {
+	for _, p := range pods {
+		for svc := range c.podUsers[p] {
+			b.dirtyEndpoints[svc] = true
+		}
+	}
 }
 
 // locality is where a pod is: what its label says, else its node's labels. Pods without either, and endpoints that are no pods,

@@ -123,14 +123,9 @@ func (b *Builder) addEndpoints(out *Endpoints, ids map[string]bool, c *cluster, 
 			if !ready || len(ep.Addresses) == 0 {
 				continue
 			}
-			pod := c.podsByIP[ep.Addresses[0]]
-			if ref := ep.TargetRef; ref != nil && ref.Kind == "Pod" {
-				pk := ref.Namespace + "/" + ref.Name
-				if c.podUsers[pk] == nil {
-					c.podUsers[pk] = map[string]bool{}
-				}
-				c.podUsers[pk][key] = true
-				pod = c.pods[pk]
+			pod, late := c.podOf(&ep, key)
+			if late {
+				continue // how it takes connections is not known, and plaintext may be wrong: Istio leaves it out as well
 			}
 			if pod != nil {
 				ids[pod.Identity(b.mesh.TrustDomain)] = true
@@ -149,6 +144,26 @@ func (b *Builder) addEndpoints(out *Endpoints, ids map[string]bool, c *cluster, 
 			}
 		}
 	}
+}
+
+// podOf returns the pod behind an endpoint of a service, or nil where there is none. late says that one is named that has not come
+// yet. Whichever it is, the service is looked at again when the pod comes, changes or goes.
+func (c *cluster) podOf(ep *discoveryv1.Endpoint, service string) (pod *Pod, late bool) {
+	if ref := ep.TargetRef; ref != nil && ref.Kind == "Pod" {
+		pk := ref.Namespace + "/" + ref.Name
+		c.use(pk, service)
+		pod = c.pods[pk]
+		return pod, pod == nil
+	}
+	c.use(ep.Addresses[0], service)
+	return c.podsByIP[ep.Addresses[0]], false
+}
+
+func (c *cluster) use(pod, service string) {
+	if c.podUsers[pod] == nil {
+		c.podUsers[pod] = map[string]bool{}
+	}
+	c.podUsers[pod][service] = true
 }
 
 func deref(s *string) string {

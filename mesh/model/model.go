@@ -13,6 +13,7 @@ import (
 	"time"
 
 	networking "istio.io/client-go/pkg/apis/networking/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/meshproof/meshproof/mesh/objects"
 )
@@ -33,6 +34,12 @@ type Key struct {
 	Kind      string `json:"kind"`
 	Namespace string `json:"namespace"`
 	Name      string `json:"name"`
+}
+
+// Version tells versions of an object apart. Generations start again when one of the same name is made anew, with another UID.
+type Version struct {
+	UID        types.UID
+	Generation int64
 }
 
 // Snapshot is the mesh at one moment.
@@ -57,8 +64,8 @@ type Snapshot struct {
 	// ServicesAt is the sequence of the snapshot in which Services last changed.
 	ServicesAt uint64
 
-	// Objects holds the generation of every Istio object that was read, also of those left out for their problems.
-	Objects map[Key]int64
+	// Objects holds the version of every Istio object that was read, also of those left out for their problems.
+	Objects map[Key]Version
 
 	own         []ObjectProblem // of objects by themselves
 	byHost      map[string]*Service
@@ -292,8 +299,10 @@ func (m Mesh) Hostname(name, namespace string) string {
 	return name + "." + namespace + ".svc." + m.DomainSuffix
 }
 
-// Resolve makes a host of an object in namespace fully qualified: a name without a dot is a service of that namespace.
+// Resolve makes a host of an object in namespace fully qualified: a name without a dot is a service of that namespace. It is in
+// lower case, for names in DNS are the same in either.
 func (m Mesh) Resolve(host, namespace string) string {
+	host = strings.ToLower(host)
 	if host == "" || strings.ContainsAny(host, ".*") {
 		return host
 	}

@@ -2,7 +2,9 @@ package objects
 
 import (
 	"fmt"
+	"maps"
 	"math/big"
+	"slices"
 	"strings"
 
 	networkingv1alpha3 "istio.io/api/networking/v1alpha3"
@@ -58,9 +60,7 @@ func (v *validator) consistentHash(at string, h *networkingv1alpha3.LoadBalancer
 	case *networkingv1alpha3.LoadBalancerSettings_ConsistentHashLB_HttpCookie:
 		v.cookie(at+".httpCookie", k.HttpCookie)
 	case *networkingv1alpha3.LoadBalancerSettings_ConsistentHashLB_HttpHeaderName:
-		if k.HttpHeaderName == "" {
-			v.err(at+".httpHeaderName", "no name", "name the header")
-		}
+		v.headerName(at+".httpHeaderName", k.HttpHeaderName)
 	case *networkingv1alpha3.LoadBalancerSettings_ConsistentHashLB_HttpQueryParameterName:
 		if k.HttpQueryParameterName == "" {
 			v.err(at+".httpQueryParameterName", "no name", "name the parameter")
@@ -86,9 +86,13 @@ func (v *validator) consistentHash(at string, h *networkingv1alpha3.LoadBalancer
 }
 
 func (v *validator) cookie(at string, c *networkingv1alpha3.LoadBalancerSettings_ConsistentHashLB_HTTPCookie) {
-	if c.GetName() == "" {
+	switch {
+	case c.GetName() == "":
 		v.err(at+".name", "no name", "name the cookie")
+	case !token.MatchString(c.Name):
+		v.err(at+".name", fmt.Sprintf("%q is no name of a cookie", c.Name), "use letters, digits and dashes")
 	}
+	v.cookieText(at+".path", c.GetPath())
 	v.duration(at+".ttl", c.GetTtl())
 	seen := map[string]bool{}
 	for i, a := range c.GetAttributes() {
@@ -97,9 +101,18 @@ func (v *validator) cookie(at string, c *networkingv1alpha3.LoadBalancerSettings
 			v.err(fmt.Sprintf("%s.attributes[%d].name", at, i), "no name", "name the attribute")
 		case seen[n]:
 			v.err(fmt.Sprintf("%s.attributes[%d].name", at, i), fmt.Sprintf("attribute %s is there twice", a.Name), "keep one")
+		case !token.MatchString(n):
+			v.err(fmt.Sprintf("%s.attributes[%d].name", at, i), fmt.Sprintf("%q is no name of an attribute", a.Name), "use one such as SameSite")
 		default:
 			seen[n] = true
 		}
+		v.cookieText(fmt.Sprintf("%s.attributes[%d].value", at, i), a.GetValue())
+	}
+}
+
+func (v *validator) cookieText(field, s string) {
+	if v.text(field, s, false) && strings.Contains(s, ";") {
+		v.err(field, fmt.Sprintf("%q holds a semicolon, which ends it", s), "say each attribute by itself")
 	}
 }
 
@@ -119,9 +132,12 @@ func (v *validator) locality(at string, s *networkingv1alpha3.LocalityLoadBalanc
 		if d.From == "" {
 			v.err(dat+".from", "no locality", `say region/zone, or "*"`)
 		}
-		total := uint32(0)
-		for _, w := range d.To {
-			total += w
+		total := uint64(0)
+		for _, to := range slices.Sorted(maps.Keys(d.To)) {
+			if d.To[to] == 0 { // as in Istio: what is not named gets nothing
+				v.err(fmt.Sprintf("%s.to[%s]", dat, to), "a weight of 0", "leave the locality out: it gets nothing then")
+			}
+			total += uint64(d.To[to])
 		}
 		if total != 100 {
 			v.err(dat+".to", fmt.Sprintf("the weights add up to %d", total), "make it 100")
@@ -163,9 +179,7 @@ func (v *validator) pool(at string, cp *networkingv1alpha3.ConnectionPoolSetting
 			v.err(at+"."+n.field, fmt.Sprintf("%d is negative", n.value), "use 0 for no limit")
 		}
 	}
-	if d := tcp.GetConnectTimeout(); d != nil && d.AsDuration() <= 0 {
-		v.err(at+".tcp.connectTimeout", fmt.Sprintf("%v is no time to connect in", d.AsDuration()), "use a duration such as 1s")
-	}
+	v.span(at+".tcp.connectTimeout", tcp.GetConnectTimeout(), "is no time to connect in", "1s")
 	v.duration(at+".tcp.idleTimeout", tcp.GetIdleTimeout())
 	v.duration(at+".http.idleTimeout", http.GetIdleTimeout())
 	v.duration(at+".tcp.tcpKeepalive.time", tcp.GetTcpKeepalive().GetTime())
@@ -207,12 +221,8 @@ func (v *validator) outliers(at string, o *networkingv1alpha3.OutlierDetection) 
 	if n := o.ConsecutiveLocalOriginFailures.GetValue(); n > 0 && !o.SplitExternalLocalOriginErrors {
 		v.err(at+".consecutiveLocalOriginFailures", "counts only with splitExternalLocalOriginErrors", "set splitExternalLocalOriginErrors: true")
 	}
-	if d := o.Interval; d != nil && d.AsDuration() <= 0 {
-		v.err(at+".interval", fmt.Sprintf("%v is no interval", d.AsDuration()), "use a duration such as 10s")
-	}
-	if d := o.BaseEjectionTime; d != nil && d.AsDuration() <= 0 {
-		v.err(at+".baseEjectionTime", fmt.Sprintf("%v ejects for no time", d.AsDuration()), "use a duration such as 30s")
-	}
+	v.span(at+".interval", o.Interval, "is no interval", "10s")
+	v.span(at+".baseEjectionTime", o.BaseEjectionTime, "ejects for no time", "30s")
 }
 
 func (v *validator) clientTLS(at string, tls *networkingv1alpha3.ClientTLSSettings) {

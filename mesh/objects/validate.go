@@ -2,9 +2,12 @@ package objects
 
 import (
 	"fmt"
+	"maps"
+	"math"
 	"net/http"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -99,18 +102,12 @@ func (v *validator) l4Routes(at string, routes []*networkingv1alpha3.RouteDestin
 	if len(routes) == 0 {
 		v.err(at, "no destination", "say where connections go")
 	}
-	total := int32(0)
+	weights := make([]int32, len(routes))
 	for i, d := range routes {
 		v.destination(fmt.Sprintf("%s[%d].destination", at, i), d.Destination)
-		if d.Weight < 0 {
-			v.err(fmt.Sprintf("%s[%d].weight", at, i), fmt.Sprintf("%d is negative", d.Weight), "use 0 or more")
-			return
-		}
-		total += d.Weight
+		weights[i] = d.Weight
 	}
-	if len(routes) > 1 && total == 0 {
-		v.err(at, "no destination has a weight", "give at least one a weight above 0")
-	}
+	v.weights(at, weights)
 }
 
 func (v *validator) httpRoute(at string, r *networkingv1alpha3.HTTPRoute) {
@@ -126,10 +123,16 @@ func (v *validator) httpRoute(at string, r *networkingv1alpha3.HTTPRoute) {
 	case actions > 1:
 		v.err(at, "more than one of route, redirect, directResponse and delegate", "keep one")
 	}
-	v.weights(at, r.Route)
+	weights := make([]int32, len(r.Route))
+	for j, d := range r.Route {
+		weights[j] = d.Weight
+	}
+	v.weights(at+".route", weights)
 	for j, d := range r.Route {
 		v.destination(fmt.Sprintf("%s.route[%d].destination", at, j), d.Destination)
+		v.headers(fmt.Sprintf("%s.route[%d].headers", at, j), d.Headers)
 	}
+	v.headers(at+".headers", r.Headers)
 	for j, m := range r.Match {
 		v.httpMatch(fmt.Sprintf("%s.match[%d]", at, j), m)
 	}
@@ -142,9 +145,18 @@ func (v *validator) httpRoute(at string, r *networkingv1alpha3.HTTPRoute) {
 		if d.Uri != "" && d.PrefixRewrite != "" {
 			v.err(at+".redirect", "both uri and prefixRewrite", "keep one")
 		}
+		v.text(at+".redirect.uri", d.Uri, true)
+		v.text(at+".redirect.prefixRewrite", d.PrefixRewrite, true)
+		v.text(at+".redirect.authority", d.Authority, true)
+		v.text(at+".redirect.scheme", d.Scheme, true)
 	}
-	if d := r.DirectResponse; d != nil && (d.Status < 200 || d.Status > 599) {
-		v.err(at+".directResponse.status", fmt.Sprintf("%d is not a response status", d.Status), "use 200 to 599")
+	if d := r.DirectResponse; d != nil {
+		if d.Status < 200 || d.Status > 599 {
+			v.err(at+".directResponse.status", fmt.Sprintf("%d is not a response status", d.Status), "use 200 to 599")
+		}
+		if n := max(len(d.GetBody().GetString_()), len(d.GetBody().GetBytes())); n > maxBody {
+			v.err(at+".directResponse.body", fmt.Sprintf("a body of %d bytes is over %d", n, maxBody), "serve it from a service")
+		}
 	}
 	v.duration(at+".timeout", r.Timeout)
 	if t := r.Retries; t != nil {
@@ -157,25 +169,33 @@ func (v *validator) httpRoute(at string, r *networkingv1alpha3.HTTPRoute) {
 	}
 	if w := r.Rewrite; w != nil {
 		if w.UriRegexRewrite != nil {
-			v.regex(at+".rewrite.uriRegexRewrite.match", w.UriRegexRewrite.Match)
+			v.substitution(at+".rewrite.uriRegexRewrite", w.UriRegexRewrite)
 			if w.Uri != "" {
 				v.err(at+".rewrite", "both uri and uriRegexRewrite", "keep one")
 			}
 		}
+		v.text(at+".rewrite.uri", w.Uri, true)
+		v.text(at+".rewrite.authority", w.Authority, true)
 	}
 }
 
-func (v *validator) weights(at string, routes []*networkingv1alpha3.HTTPRouteDestination) {
-	total := int32(0)
-	for j, d := range routes {
-		if d.Weight < 0 {
-			v.err(fmt.Sprintf("%s.route[%d].weight", at, j), fmt.Sprintf("%d is negative", d.Weight), "use 0 or more")
+// maxBody is how long a body may be that a proxy answers with by itself, as in Istio.
+const maxBody = 1 << 20
+
+func (v *validator) weights(at string, weights []int32) {
+	total := uint64(0)
+	for i, w := range weights {
+		if w < 0 {
+			v.err(fmt.Sprintf("%s[%d].weight", at, i), fmt.Sprintf("%d is negative", w), "use 0 or more")
 			return
 		}
-		total += d.Weight
+		total += uint64(w)
 	}
-	if len(routes) > 1 && total == 0 {
-		v.err(at+".route", "no destination has a weight", "give at least one a weight above 0")
+	if len(weights) > 1 && total == 0 {
+		v.err(at, "no destination has a weight", "give at least one a weight above 0")
+	}
+	if total > math.MaxUint32 {
+		v.err(at, fmt.Sprintf("the weights add up to %d", total), "use smaller ones, such as percentages")
 	}
 }
 
@@ -188,20 +208,23 @@ func (v *validator) httpMatch(at string, m *networkingv1alpha3.HTTPMatchRequest)
 			if s.m.MatchType == nil {
 				v.err(at+"."+s.name, "empty", "say exact, prefix or regex")
 			}
-			v.regex(at+"."+s.name+".regex", s.m.GetRegex())
+			v.stringMatch(at+"."+s.name, s.m)
 		}
 	}
 	for _, h := range []struct {
 		name string
 		m    map[string]*networkingv1alpha3.StringMatch
 	}{{"headers", m.Headers}, {"withoutHeaders", m.WithoutHeaders}, {"queryParams", m.QueryParams}} {
-		for k, s := range h.m {
-			field := fmt.Sprintf("%s.%s[%s]", at, h.name, k)
+		for _, k := range slices.Sorted(maps.Keys(h.m)) {
+			s, field := h.m[k], fmt.Sprintf("%s.%s[%s]", at, h.name, k)
 			if strings.HasPrefix(k, "@request.auth.claims") {
 				v.err(field, "matching by JWT claims is not supported", "match by a header")
 			}
+			if k == "" {
+				v.err(field, "no name", "say what to look at")
+			}
 			if s.GetRegex() != "*" {
-				v.regex(field+".regex", s.GetRegex())
+				v.stringMatch(field, s)
 			}
 		}
 	}
@@ -213,15 +236,18 @@ func (v *validator) httpMatch(at string, m *networkingv1alpha3.HTTPMatchRequest)
 // retryWords are what a proxy understands in retryOn, beside status codes.
 var retryWords = map[string]bool{
 	"5xx": true, "gateway-error": true, "reset": true, "reset-before-request": true, "connect-failure": true, "envoy-ratelimited": true,
-	"retriable-4xx": true, "refused-stream": true, "retriable-status-codes": true, "retriable-headers": true, "http3-post-connect-failure": true,
+	"retriable-4xx": true, "refused-stream": true, "retriable-status-codes": true, "http3-post-connect-failure": true,
 	"cancelled": true, "deadline-exceeded": true, "internal": true, "resource-exhausted": true, "unavailable": true,
 }
 
 func (v *validator) retryOn(field, value string) {
 	for w := range strings.SplitSeq(value, ",") {
 		w = strings.TrimSpace(w)
-		var code int
-		if _, err := fmt.Sscanf(w, "%d", &code); err == nil && http.StatusText(code) != "" || w == "" || retryWords[w] {
+		if code, err := strconv.Atoi(w); err == nil && http.StatusText(code) != "" || w == "" || retryWords[w] {
+			continue
+		}
+		if w == "retriable-headers" {
+			v.err(field, "retriable-headers is not supported: no field says which headers", "name the status codes to retry on")
 			continue
 		}
 		v.err(field, fmt.Sprintf("%q is not a condition to retry on", w), didYouMean(w, keys(retryWords)))
@@ -291,16 +317,64 @@ func (v *validator) exportTo(list []string) {
 }
 
 func (v *validator) duration(field string, d *durationpb.Duration) {
-	if d != nil && d.AsDuration() < 0 {
+	switch {
+	case d == nil:
+	case d.CheckValid() != nil:
+		v.err(field, "not a duration", "use one such as 2s")
+	case d.AsDuration() < 0:
 		v.err(field, fmt.Sprintf("%v is negative", d.AsDuration()), "use a duration such as 2s")
 	}
 }
 
-func (v *validator) regex(field, r string) {
+// span is a duration that is above 0.
+func (v *validator) span(field string, d *durationpb.Duration, what, example string) {
+	if d != nil && (d.CheckValid() != nil || d.AsDuration() <= 0) {
+		v.err(field, fmt.Sprintf("%v %s", d.AsDuration(), what), "use a duration such as "+example)
+	}
+}
+
+func (v *validator) stringMatch(at string, m *networkingv1alpha3.StringMatch) {
+	if r, ok := m.GetMatchType().(*networkingv1alpha3.StringMatch_Regex); ok {
+		v.regex(at+".regex", r.Regex)
+	}
+}
+
+// regex checks an expression that has to match from end to end.
+func (v *validator) regex(field, r string) *regexp.Regexp {
 	if r == "" {
+		v.err(field, "empty", "use .* for everything")
+		return nil
+	}
+	re, err := regexp.Compile(r)
+	if err == nil {
+		_, err = regexp.Compile("^(?:" + r + ")$")
+	}
+	if err != nil {
+		v.err(field, fmt.Sprintf("%q is not a regular expression: %v", r, err), "use RE2 syntax")
+		return nil
+	}
+	return re
+}
+
+// substitution checks what a match is replaced by: \0 to \9 stand for the match and its groups, \\ for a backslash.
+func (v *validator) substitution(at string, r *networkingv1alpha3.RegexRewrite) {
+	re := v.regex(at+".match", r.Match)
+	field := at + ".rewrite"
+	if re == nil || !v.text(field, r.Rewrite, true) {
 		return
 	}
-	if _, err := regexp.Compile(r); err != nil {
-		v.err(field, fmt.Sprintf("%q is not a regular expression: %v", r, err), "use RE2 syntax")
+	for i := 0; i < len(r.Rewrite); i++ {
+		if r.Rewrite[i] != '\\' {
+			continue
+		}
+		i++
+		switch {
+		case i == len(r.Rewrite) || r.Rewrite[i] != '\\' && (r.Rewrite[i] < '0' || r.Rewrite[i] > '9'):
+			v.err(field, fmt.Sprintf("%q: a backslash before neither a digit nor another", r.Rewrite), `write \1 for the first group, \\ for a backslash`)
+			return
+		case r.Rewrite[i] != '\\' && int(r.Rewrite[i]-'0') > re.NumSubexp():
+			v.err(field, fmt.Sprintf("%q names group %c, and the expression has %d", r.Rewrite, r.Rewrite[i], re.NumSubexp()), "put the part that you mean into parentheses in match")
+			return
+		}
 	}
 }

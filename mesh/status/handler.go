@@ -53,7 +53,7 @@ func Register(mux *http.ServeMux, s Source) {
 		if snap != nil {
 			seq = snap.Sequence
 			for _, k := range snap.Keys() {
-				objects = append(objects, object{k.Kind, k.Namespace, k.Name, snap.Objects[k]})
+				objects = append(objects, object{k.Kind, k.Namespace, k.Name, snap.Objects[k].Generation})
 			}
 		}
 		answer(w, map[string]any{"snapshot": seq, "objects": objects, "problems": problems})

@@ -31,7 +31,7 @@ func (fake) Push(k model.Key, generation int64) Push {
 }
 
 func (fake) Current() *model.Snapshot {
-	return &model.Snapshot{Sequence: 7, Problems: []model.ObjectProblem{problem}, Objects: map[model.Key]int64{key: 3}}
+	return &model.Snapshot{Sequence: 7, Problems: []model.ObjectProblem{problem}, Objects: map[model.Key]model.Version{key: {Generation: 3}}}
 }
 
 // What the client reads is what the source said.

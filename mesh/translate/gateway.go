@@ -42,8 +42,11 @@ func (g gatewayServer) passes() bool {
 		(tls.Mode == networking.ServerTLSSettings_PASSTHROUGH || tls.Mode == networking.ServerTLSSettings_AUTO_PASSTHROUGH)
 }
 
-// terminates tells whether TLS ends at a server.
+// terminates tells whether TLS ends at a server. On a port in clear TLS settings are for the redirect alone, whatever mode they name.
 func (g gatewayServer) terminates() bool {
+	if p := strings.ToUpper(g.server.GetPort().GetProtocol()); p != "HTTPS" && p != "TLS" {
+		return false
+	}
 	switch g.server.GetTls().GetMode() {
 	case networking.ServerTLSSettings_SIMPLE, networking.ServerTLSSettings_MUTUAL, networking.ServerTLSSettings_ISTIO_MUTUAL:
 		return true

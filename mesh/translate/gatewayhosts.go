@@ -54,7 +54,9 @@ func (o *outbound) gatewayHosts(port uint32, servers []gatewayServer) []*routev3
 	return slices.SortedFunc(maps.Values(byHost), func(a, b *routev3.VirtualHost) int { return cmp.Compare(a.Name, b.Name) })
 }
 
+// cutHost splits a server's host: namespace/host, or a host of any namespace. Names are the same in either case of letters.
 func cutHost(h string) (ns, host string, ok bool) {
+	h = strings.ToLower(h)
 	if ns, host, ok = strings.Cut(h, "/"); ok {
 		return ns, host, true
 	}

@@ -85,9 +85,7 @@ func (a *assigner) distribute(groups []*group, settings []*networking.LocalityLo
 			}
 		}
 		for _, g := range matched {
-			if w := float64(g.weight) * float64(settings[i].To[locality]) / float64(total); w > 0 {
-				g.weight = uint32(math.Ceil(w))
-			}
+			g.weight = uint32(math.Ceil(float64(g.weight) * float64(settings[i].To[locality]) / float64(total))) // validation refuses 0
 		}
 		out = append(out, matched...)
 	}

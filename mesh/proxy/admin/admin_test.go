@@ -62,9 +62,7 @@ func example(t *testing.T) *upstream.Set {
 			"inbound|80||": {Name: "inbound|80||", Discovery: conf.OriginalDstDiscovery, LB: conf.OriginalDst, Breakers: conf.DefaultBreakers},
 		},
 	}
-	if err := set.Apply(cfg); err != nil {
-		t.Fatal(err)
-	}
+	set.Apply(cfg)
 	m := set.View().Cluster("outbound|80||a.b.svc.cluster.local").Members
 	m[0].Report(outlier.Answered, 500)
 	m[1].Report(outlier.Answered, 503)

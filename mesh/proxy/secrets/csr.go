@@ -1,6 +1,7 @@
 package secrets
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -27,10 +28,16 @@ type Issuer struct {
 	Store    *Store
 	Identity string        // spiffe://TRUSTDOMAIN/ns/NS/sa/SA
 	TTL      time.Duration // asked for; the authority may give less
-	// RootFile, when set, adds trust anchors to those that the authority returns.
+	// RootFile, when set, adds trust anchors to those that the authority returns. When it changes the mesh may have another
+	// authority: Run gets another certificate then.
 	RootFile string
 	Log      *slog.Logger
+
+	roots []byte // of RootFile, as of the certificate in the Store
 }
+
+// lookEvery is how often RootFile is read. It is a volume of a ConfigMap as a rule, which a kubelet brings up to date once a minute.
+const lookEvery = 5 * time.Second
 
 // Fetch gets one certificate and puts it into the Store.
 func (i *Issuer) Fetch(ctx context.Context) error {
@@ -60,35 +67,66 @@ func (i *Issuer) Fetch(ctx context.Context) error {
 	if len(resp.CertChain) < 2 {
 		return errors.New("create certificate: the answer holds no chain with a root")
 	}
-	roots := resp.CertChain[len(resp.CertChain)-1]
-	if i.RootFile != "" {
-		if more, err := os.ReadFile(i.RootFile); err == nil {
-			roots = strings.TrimRight(roots, "\n") + "\n" + string(more)
-		}
+	roots, more := resp.CertChain[len(resp.CertChain)-1], i.readRoots()
+	if more != nil {
+		roots = strings.TrimRight(roots, "\n") + "\n" + string(more)
 	}
 	chain := strings.Join(resp.CertChain[:len(resp.CertChain)-1], "\n")
-	return i.Store.SetWorkload([]byte(chain), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), []byte(roots))
+	if err := i.Store.SetWorkload([]byte(chain), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), []byte(roots)); err != nil {
+		return err
+	}
+	i.roots = more
+	return nil
 }
 
-// Run renews the certificate when half of its life has passed, give or take a tenth, until ctx ends. The first must
-// have been fetched.
+// readRoots reads RootFile; nil while there is none.
+func (i *Issuer) readRoots() []byte {
+	if i.RootFile == "" {
+		return nil
+	}
+	b, err := os.ReadFile(i.RootFile)
+	if err != nil {
+		return nil
+	}
+	return b
+}
+
+// await returns when the time has passed or, if watch is set, RootFile has changed. False means that ctx ended.
+func (i *Issuer) await(ctx context.Context, d time.Duration, watch bool) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	look := time.NewTicker(lookEvery)
+	defer look.Stop()
+	for {
+		select {
+		case <-t.C:
+			return true
+		case <-look.C:
+			if now := i.readRoots(); watch && now != nil && !bytes.Equal(now, i.roots) {
+				i.Log.Info("trust anchors have changed", "file", i.RootFile)
+				return true
+			}
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+// Run renews the certificate when half of its life has passed, give or take a tenth, or at once when RootFile changes, until ctx
+// ends. The first must have been fetched.
 func (i *Issuer) Run(ctx context.Context) error {
-	retry := time.Second
+	retry, failed := time.Second, false
 	for {
 		info := i.Store.Info()
 		wait := retry
-		if left := time.Until(info.NotAfter); left > 0 {
+		if left := time.Until(info.NotAfter); left > 0 && !failed {
 			life := info.NotAfter.Sub(info.NotBefore)
 			due := info.NotBefore.Add(life/2 + mrand.N(life/10+1))
 			if d := time.Until(due); d > 0 {
 				wait = d
 			}
 		}
-		t := time.NewTimer(wait)
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-			t.Stop()
+		if !i.await(ctx, wait, !failed) {
 			return nil
 		}
 		call, cancel := context.WithTimeout(ctx, 10*time.Second)
@@ -99,10 +137,10 @@ func (i *Issuer) Run(ctx context.Context) error {
 				return nil
 			}
 			i.Log.Error("certificate not renewed", "err", err, "expires", info.NotAfter, "again_in", retry)
-			retry = min(2*retry, time.Minute)
+			retry, failed = min(2*retry, time.Minute), true
 			continue
 		}
-		retry = time.Second
+		retry, failed = time.Second, false
 		i.Log.Info("certificate renewed", "expires", i.Store.Info().NotAfter)
 	}
 }

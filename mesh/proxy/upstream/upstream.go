@@ -6,6 +6,7 @@
 package upstream
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"fmt"
@@ -24,7 +25,7 @@ import (
 	"github.com/meshproof/meshproof/mesh/proxy/pool"
 )
 
-// TLSBuilder makes client TLS configurations.
+// TLSBuilder makes client TLS configurations. An error need not last: a file may be mounted later.
 type TLSBuilder interface {
 	Client(c *conf.UpstreamTLS, alpn []string) (*tls.Config, error)
 }
@@ -34,7 +35,7 @@ type Dialer func(ctx context.Context, source netip.Addr, k conf.Keepalive, addr 
 
 // Set owns the live state of every cluster.
 type Set struct {
-	// Log hears of ejections; nil is silence. It is set before the first Apply.
+	// Log hears of ejections and of TLS contexts that cannot be made; nil is silence. It is set before the first Apply.
 	Log *slog.Logger
 
 	tls    TLSBuilder
@@ -164,8 +165,9 @@ func NewSet(tls TLSBuilder, dial Dialer) *Set {
 func (s *Set) View() *View { return s.view.Load() }
 
 // Apply makes cfg current: from its return on, new requests see it and nothing but it. State that no cluster of cfg
-// uses any more is dropped; exchanges under way keep theirs until they end.
-func (s *Set) Apply(cfg *conf.Config) error {
+// uses any more is dropped; exchanges under way keep theirs until they end. A cluster whose TLS context cannot be made is there
+// as well: its connections fail with the reason until it can.
+func (s *Set) Apply(cfg *conf.Config) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	old := s.view.Load()
@@ -183,10 +185,7 @@ func (s *Set) Apply(cfg *conf.Config) error {
 			}
 			continue
 		}
-		live, err := s.build(c, used)
-		if err != nil {
-			return fmt.Errorf("cluster %q: %w", name, err)
-		}
+		live := s.build(c, used)
 		next.clusters[name] = live
 		made = append(made, live)
 	}
@@ -201,10 +200,9 @@ func (s *Set) Apply(cfg *conf.Config) error {
 			h.close()
 		}
 	}
-	return nil
 }
 
-func (s *Set) build(c *conf.Cluster, used map[hostKey]bool) (*Cluster, error) {
+func (s *Set) build(c *conf.Cluster, used map[hostKey]bool) *Cluster {
 	st := s.stats[c.Name]
 	if st == nil {
 		st = &Stats{}
@@ -212,27 +210,29 @@ func (s *Set) build(c *conf.Cluster, used map[hostKey]bool) (*Cluster, error) {
 	}
 	live := &Cluster{Conf: c, Stats: st, Breakers: s.breakers(c), set: s}
 	if c.Endpoints == nil {
-		return live, nil
+		return live
 	}
 	var weights []uint32
+	var failed error
 	for li := range c.Endpoints.Localities {
 		l := &c.Endpoints.Localities[li]
 		weights = append(weights, l.Weight)
 		for ei := range l.Endpoints {
 			ep := &l.Endpoints[ei]
 			h, err := s.host(c, ep, used)
-			if err != nil {
-				return nil, err
-			}
+			failed = cmp.Or(failed, err)
 			live.Members = append(live.Members, Member{h, ep})
 			live.entries = append(live.entries, balance.Entry{Weight: ep.Weight, Priority: l.Priority, Locality: li, Healthy: live.Members[len(live.Members)-1].servable(), Active: &h.Active, Key: hashKey(c, ep, h)})
 		}
+	}
+	if failed != nil && s.Log != nil {
+		s.Log.Warn("no TLS context: connections fail until there is one", "cluster", c.Name, "err", failed)
 	}
 	live.options = options(c)
 	if c.LocalityLB {
 		live.options.LocalityWeights = weights
 	}
-	return live, nil
+	return live
 }
 
 func options(c *conf.Cluster) balance.Options {
@@ -300,6 +300,7 @@ func (s *Set) breakers(c *conf.Cluster) *breaker.Breakers {
 	return b
 }
 
+// host finds or makes the host of an endpoint. An error is newHost's.
 func (s *Set) host(c *conf.Cluster, ep *conf.Endpoint, used map[hostKey]bool) (*Host, error) {
 	addr := ep.Addr.String()
 	if ep.Host != "" {
@@ -314,9 +315,7 @@ func (s *Set) host(c *conf.Cluster, ep *conf.Endpoint, used map[hostKey]bool) (*
 		return h, nil
 	}
 	h, err := s.newHost(c, addr, t)
-	if err == nil {
-		s.hosts[key] = h
-	}
+	s.hosts[key] = h
 	return h, err
 }
 
@@ -334,26 +333,21 @@ func dialTCP(ctx context.Context, source netip.Addr, k conf.Keepalive, addr stri
 	return d.DialContext(ctx, "tcp", addr)
 }
 
+// newHost makes a host. An error says why its TLS context cannot be made now; the host is there all the same.
 func (s *Set) newHost(c *conf.Cluster, addr string, t *conf.UpstreamTLS) (*Host, error) {
 	plain := func(ctx context.Context) (net.Conn, error) { return s.dial(ctx, c.BindSource, c.Keepalive, addr) }
 	h := &Host{Addr: addr, TLS: t, dialTCP: plain, Outlier: outlier.Host{Addr: addr}}
 	dialHTTP, dialHTTP2 := pool.Dial(plain), pool.Dial(plain)
+	var err error
 	if t != nil {
-		var err error
 		h.Mesh = slices.Contains(t.ALPN, "istio")
-		if dialHTTP, err = s.dialTLS(h, plain, t, httpALPN(t.ALPN)); err != nil {
-			return nil, err
-		}
-		if dialHTTP2, err = s.dialTLS(h, plain, t, http2ALPN(t.ALPN)); err != nil {
-			return nil, err
-		}
-		if h.dialTCP, err = s.dialTLS(h, plain, t, t.ALPN); err != nil {
-			return nil, err
-		}
+		dialHTTP, err = s.dialTLS(h, plain, t, httpALPN(t.ALPN))
+		dialHTTP2, _ = s.dialTLS(h, plain, t, http2ALPN(t.ALPN))
+		h.dialTCP, _ = s.dialTLS(h, plain, t, t.ALPN)
 	}
 	h.HTTP = pool.NewHTTP(dialHTTP, s.poolLimits(c), &h.cx)
 	h.HTTP2 = pool.NewHTTP2(dialHTTP2, s.poolLimits(c), &h.cx)
-	return h, nil
+	return h, err
 }
 
 // httpALPN is what Istio's alpn filter makes of a mesh context: the peer learns that HTTP follows.
@@ -378,12 +372,25 @@ func http2ALPN(list []string) []string {
 	return []string{"h2"}
 }
 
+// dialTLS makes connections with a TLS context. While that cannot be made, each connection tries again, and fails with the error.
 func (s *Set) dialTLS(h *Host, plain pool.Dial, t *conf.UpstreamTLS, alpn []string) (pool.Dial, error) {
-	cfg, err := s.tls.Client(t, alpn)
-	if err != nil {
-		return nil, err
+	var made atomic.Pointer[tls.Config]
+	config := func() (*tls.Config, error) {
+		if cfg := made.Load(); cfg != nil {
+			return cfg, nil
+		}
+		cfg, err := s.tls.Client(t, alpn)
+		if err == nil {
+			made.Store(cfg)
+		}
+		return cfg, err
 	}
+	_, failed := config()
 	return func(ctx context.Context) (net.Conn, error) {
+		cfg, err := config()
+		if err != nil {
+			return nil, err
+		}
 		raw, err := plain(ctx)
 		if err != nil {
 			return nil, err
@@ -400,7 +407,7 @@ func (s *Set) dialTLS(h *Host, plain pool.Dial, t *conf.UpstreamTLS, alpn []stri
 			}
 		}
 		return c, nil
-	}, nil
+	}, failed
 }
 
 // Hashes reports whether the cluster picks by a hash of the request.
@@ -432,10 +439,7 @@ func (c *Cluster) original(addr netip.AddrPort) (Member, bool) {
 	defer s.mu.Unlock()
 	h := s.hosts[key]
 	if h == nil {
-		var err error
-		if h, err = s.newHost(c.Conf, key.addr, c.Conf.TLS); err != nil {
-			return Member{}, false
-		}
+		h, _ = s.newHost(c.Conf, key.addr, c.Conf.TLS) // without a TLS context its connections say why
 		h.found = true
 		s.hosts[key] = h
 	}

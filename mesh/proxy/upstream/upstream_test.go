@@ -1,12 +1,15 @@
 package upstream
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -64,9 +67,7 @@ func config(list ...*conf.Cluster) *conf.Config {
 
 func apply(t *testing.T, s *Set, list ...*conf.Cluster) {
 	t.Helper()
-	if err := s.Apply(config(list...)); err != nil {
-		t.Fatal(err)
-	}
+	s.Apply(config(list...))
 }
 
 // picked counts picks by address.
@@ -122,14 +123,35 @@ func TestStateOutlivesConfigs(t *testing.T) {
 	}
 }
 
-func TestApplyIsAllOrNothing(t *testing.T) {
-	s := NewSet(contexts{err: errors.New("no certificate")}, (&pipes{}).dial)
-	apply(t, s, cluster("a", "10.0.0.1:80"))
-	before := s.View()
-	bad := cluster("b", "10.0.0.1:80")
+// TestContextsThatCannotBeMade: a cluster without its TLS context costs its own connections only, and until there is one.
+func TestContextsThatCannotBeMade(t *testing.T) {
+	tlsOf := &contexts{err: errors.New("no certificate")}
+	dialed := &pipes{err: errors.New("dialed")}
+	var log bytes.Buffer
+	s := NewSet(tlsOf, dialed.dial)
+	s.Log = slog.New(slog.NewTextHandler(&log, nil))
+	bad := cluster("bad", "10.0.0.1:80", "10.0.0.2:80")
 	bad.TLS = &conf.UpstreamTLS{TLSCommon: conf.TLSCommon{ID: "x"}}
-	if err := s.Apply(config(bad)); err == nil || s.View() != before {
-		t.Errorf("%v", err)
+	apply(t, s, cluster("a", "10.0.0.3:80"), bad)
+	is(t, "the other cluster", picked(t, s, "a", 1), map[string]int{"10.0.0.3:80": 1})
+	h := s.View().Cluster("bad").Members[0]
+	for name, open := range map[string]func() error{
+		"bytes":  func() error { _, err := h.DialTCP(t.Context(), time.Second); return err },
+		"http/1": func() error { _, err := h.Open(t.Context(), false, false); return err },
+		"http/2": func() error { _, err := h.Open(t.Context(), false, true); return err },
+	} {
+		tlsOf.err = errors.New("no certificate")
+		if err := open(); err == nil || !strings.Contains(err.Error(), "no certificate") || len(dialed.addrs) != 0 {
+			t.Errorf("%s: %v, dialed %q", name, err, dialed.addrs)
+		}
+		tlsOf.err = nil
+		if err := open(); err == nil || !strings.Contains(err.Error(), "dialed") {
+			t.Errorf("%s, when there is a certificate: %v", name, err)
+		}
+		dialed.addrs = nil
+	}
+	if n := strings.Count(log.String(), `cluster=bad err="no certificate"`); n != 1 {
+		t.Errorf("log, want one line of the cluster:\n%s", &log)
 	}
 }
 

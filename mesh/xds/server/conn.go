@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"strconv"
@@ -34,8 +35,6 @@ type conn struct {
 	snapshot *model.Snapshot // the one that parts come from
 	parts    []*xds.Part
 	types    [numTypes]typeState
-	refused  []refusal
-	held     bool // a NACK stopped this snapshot's push; the next one starts it again
 	finished bool // snapshot is acknowledged
 
 	// uncovered are new clusters whose endpoints the proxy has not asked for yet; routes wait for them.
@@ -43,12 +42,6 @@ type conn struct {
 	coverArmed bool
 
 	status connStatus
-}
-
-// refusal is a resource that the proxy did not take.
-type refusal struct {
-	typ  int
-	name string
 }
 
 // typeState is what a proxy wants and has of one type. What it has is what it wants of synced, but for must and late: so a
@@ -64,7 +57,11 @@ type typeState struct {
 	again      bool            // a state-of-the-world answer is due even if nothing changed
 	nonce      string          // of the response that waits for its ACK; empty for none
 	last       string          // nonce of the last response
-	sent       []string        // names in the response that waits
+	sent       []*xds.Resource // what changed in the response that waits
+	// refused are the versions in responses that were refused, by name; which of them the proxy minds, it need not say. They
+	// are sent again, all of them, when one has another version: until then the answer would be the same.
+	refused map[string]string
+	retry   map[string]bool // names that were refused and are to be sent again
 }
 
 type leftover struct {
@@ -81,8 +78,12 @@ type connStatus struct {
 	types     [numTypes]TypeStatus
 	computed  uint64 // sequence of the newest snapshot whose push was begun
 	acks      []ackMark
-	nack      string // of the snapshot being pushed
-	nackSeq   uint64
+	nackSeq   uint64 // of the newest snapshot of which something is refused
+}
+
+// refuses tells whether something of the present configuration is refused. The caller holds mu.
+func (s *connStatus) refuses() bool {
+	return slices.ContainsFunc(s.types[:], func(t TypeStatus) bool { return t.LastError != "" })
 }
 
 // ackMark says when a proxy had acknowledged everything of a snapshot.
@@ -97,7 +98,7 @@ func newConn(s *Server, st protocol, v model.ProxyView) *conn {
 	c := &conn{s: s, id: s.nextID.Add(1), st: st, view: v, woken: make(chan struct{}, 1), uncovered: map[string]bool{}}
 	c.status.connected = time.Now()
 	for i := range c.types {
-		c.types[i] = typeState{names: map[string]bool{}, must: map[string]bool{}}
+		c.types[i] = typeState{names: map[string]bool{}, must: map[string]bool{}, refused: map[string]string{}, retry: map[string]bool{}}
 	}
 	return c
 }
@@ -130,6 +131,11 @@ func (c *conn) handle(r *request) error {
 	} else {
 		c.subscribeAll(typ, r, first)
 	}
+	if len(t.refused) > 0 {
+		c.status.mu.Lock()
+		c.reconsider(typ) // a newer version may be on its way, or the name not wanted any more
+		c.status.mu.Unlock()
+	}
 	if typ == eds {
 		for name := range c.uncovered {
 			if t.wants(name) {
@@ -141,23 +147,37 @@ func (c *conn) handle(r *request) error {
 }
 
 func (c *conn) answered(typ int, r *request) {
+	t := &c.types[typ]
 	st := &c.status
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	ts := &st.types[typ]
 	if r.isNack {
 		c.s.stats.Nacks.Add(1)
-		c.held = true
-		for _, n := range c.types[typ].sent {
-			c.refused = append(c.refused, refusal{typ, n}) // it has none of these
+		for _, x := range t.sent {
+			t.refused[x.Name] = x.Version
 		}
-		ts.LastError = r.nack
-		st.nack, st.nackSeq = nackError(shortName(typ), r.nack).Error(), c.snapshot.Sequence
+		t.sent = nil
+		ts.LastError = cmp.Or(r.nack, "no reason given")
+		st.nackSeq = c.snapshot.Sequence
 		c.s.log.Warn("proxy refused configuration", "proxy", c.view.ID, "type", shortName(typ), "snapshot", c.snapshot.Sequence, "error", r.nack)
 		return
 	}
-	ts.Acked, ts.LastError, ts.AckedAt = r.nonce, "", time.Now()
+	if c.full(typ) {
+		clear(t.refused)
+	}
+	for _, x := range t.sent {
+		delete(t.refused, x.Name)
+	}
+	t.sent = nil
+	ts.Acked, ts.AckedAt = r.nonce, time.Now()
+	if len(t.refused) == 0 {
+		ts.LastError = ""
+	}
 }
+
+// full tells whether each response of the type is everything there is of it.
+func (c *conn) full(typ int) bool { return !c.st.incremental() && (typ == cds || typ == lds) }
 
 func (c *conn) subscribeDelta(typ int, r *request, first bool) {
 	t := &c.types[typ]
@@ -244,17 +264,20 @@ func (c *conn) advance() error {
 		}
 		// The first answer of a type waits for nothing, and what a proxy newly asks for is always answered.
 		fresh := t.last == "" || len(t.must) > 0
-		if !fresh && (c.held || typ >= lds && c.busy(cds, eds)) {
+		if !fresh && typ >= lds && c.busy(cds, eds) {
 			continue
 		}
 		if err := c.push(typ, false); err != nil {
 			return err
 		}
 	}
-	if c.held || c.busy(cds, eds, lds, rds) {
+	if c.busy(cds, eds, lds, rds) {
 		return nil
 	}
 	for _, typ := range []int{rds, lds, eds, cds} {
+		if typ <= eds && len(c.types[lds].refused)+len(c.types[rds].refused) > 0 {
+			break // the version that the proxy has instead may lead there
+		}
 		if len(c.types[typ].late) > 0 {
 			if err := c.push(typ, true); err != nil {
 				return err
@@ -288,27 +311,48 @@ func (c *conn) refresh() error {
 		c.s.log.Error("translate", "proxy", c.view.ID, "snapshot", snap.Sequence, "error", err)
 		return status.Errorf(codes.Internal, "translate for %s: %v", c.view.ID, err)
 	}
-	c.snapshot, c.parts = snap, parts
-	c.held, c.finished = false, false
-	for _, r := range c.refused {
-		t := &c.types[r.typ]
-		if t.wants(r.name) && c.get(r.typ, r.name) != nil {
-			t.must[r.name] = true
-		}
-		t.again = t.again || !c.st.incremental()
-	}
-	c.refused = nil
+	c.snapshot, c.parts, c.finished = snap, parts, false
 	c.status.mu.Lock()
+	defer c.status.mu.Unlock()
 	c.status.computed = snap.Sequence
-	c.status.nack = ""
-	c.status.mu.Unlock()
+	for typ := range c.types {
+		c.reconsider(typ)
+	}
+	if c.status.refuses() {
+		c.status.nackSeq = snap.Sequence
+	}
 	return nil
 }
 
+// reconsider arranges for what was refused of a type to be sent again if any of it is another now, or is not wanted any more. The
+// caller holds status.mu.
+func (c *conn) reconsider(typ int) {
+	t := &c.types[typ]
+	same := len(t.refused) > 0
+	for n, version := range t.refused {
+		r := c.get(typ, n)
+		same = same && r != nil && r.Version == version && t.wants(n)
+	}
+	if same {
+		return
+	}
+	for n := range t.refused {
+		if c.get(typ, n) != nil && t.wants(n) {
+			t.retry[n] = true
+			t.again = t.again || c.full(typ)
+		}
+	}
+	clear(t.refused)
+	c.status.types[typ].LastError = ""
+}
+
 func (c *conn) finish() {
-	c.finished = true
 	c.status.mu.Lock()
 	defer c.status.mu.Unlock()
+	if c.status.refuses() {
+		return
+	}
+	c.finished = true
 	a := append(c.status.acks, ackMark{c.snapshot.Sequence, time.Now()})
 	if len(a) > acksKept {
 		a = slices.Delete(a, 0, len(a)-acksKept)
@@ -338,6 +382,7 @@ func (c *conn) push(typ int, remove bool) error {
 	first := t.last == ""
 	changed, gone := c.changes(typ)
 	var removed []string
+	maps.Copy(t.must, t.retry)
 	for _, n := range slices.Sorted(maps.Keys(t.must)) {
 		if slices.ContainsFunc(changed, func(r *xds.Resource) bool { return r.Name == n }) {
 			continue
@@ -350,6 +395,7 @@ func (c *conn) push(typ int, remove bool) error {
 	}
 	t.synced, t.initial = c.parts, nil
 	clear(t.must)
+	clear(t.retry)
 	t.late = append(slices.DeleteFunc(t.late, func(l leftover) bool {
 		return c.get(typ, l.name) != nil || !t.wants(l.name) || slices.Contains(removed, l.name)
 	}), gone...)
@@ -360,7 +406,7 @@ func (c *conn) push(typ int, remove bool) error {
 		}
 		t.late = nil
 	}
-	full := !c.st.incremental() && (typ == cds || typ == lds)
+	full := c.full(typ)
 	if len(changed) == 0 && !t.again && !(c.st.incremental() && first) && (len(removed) == 0 || !c.st.incremental() && !full) {
 		return nil
 	}
@@ -372,10 +418,7 @@ func (c *conn) push(typ int, remove bool) error {
 	if full {
 		out.resources = c.all(typ)
 	}
-	t.sent = t.sent[:0]
-	for _, r := range changed {
-		t.sent = append(t.sent, r.Name)
-	}
+	t.sent = changed
 	return c.send(typ, out)
 }
 

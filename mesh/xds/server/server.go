@@ -5,7 +5,6 @@ package server
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
@@ -289,5 +288,3 @@ func (d *diffCache) diff(old, new *xds.Part, typ int) xds.Delta {
 	c.once.Do(func() { c.d = xds.Diff(old, new, typ) })
 	return c.d
 }
-
-func nackError(typ string, detail string) error { return fmt.Errorf("%s: %s", typ, detail) }

@@ -114,7 +114,7 @@ func (r *rig) publish(c config) {
 	r.src.mu.Lock()
 	r.src.parts[r.seq] = part(r.t, c)
 	r.src.mu.Unlock()
-	r.s.Publish(&model.Snapshot{Sequence: r.seq, BuiltAt: time.Unix(int64(r.seq), 0), Objects: map[model.Key]int64{r.object: int64(r.seq)}})
+	r.s.Publish(&model.Snapshot{Sequence: r.seq, BuiltAt: time.Unix(int64(r.seq), 0), Objects: map[model.Key]model.Version{r.object: {Generation: int64(r.seq)}}})
 }
 
 // client is a proxy with either protocol; got is what it was told of each type, by name.
@@ -353,40 +353,109 @@ func TestRoutesDoNotWaitForEver(t *testing.T) {
 	c.take("rds 80") // although the endpoints of b were never asked for
 }
 
+// What is refused is sent again when it is another, and nothing else waits for it.
 func TestNack(t *testing.T) {
 	both(t, func(t *testing.T, delta bool) {
 		r := newRig(t, base())
 		c := r.connect(delta)
 		c.sync()
 		r.acked()
-		bad := base()
-		bad[cds]["a"], bad[rds]["80"] = "bad", "2"
-		r.publish(bad)
+		next := base()
+		next[cds]["a"], next[rds]["80"] = "bad", "2"
+		r.publish(next)
 		c.answer(c.expect("cds a"), "no such thing")
-		deadline := time.Now().Add(budget)
-		for {
-			p := r.s.Push(r.object, int64(r.seq)).Proxies[0]
-			if strings.Contains(p.Nack, "CDS: no such thing") && p.Sent && !p.Acked {
-				break
-			}
-			if time.Now().After(deadline) {
-				t.Fatalf("status after NACK is %+v", p)
-			}
-			time.Sleep(time.Millisecond)
-		}
-		if n := r.s.Stats().Responses.Load(); n != 5 {
-			t.Fatalf("%d responses: routes were sent although clusters were refused", n)
-		}
-		// The next snapshot sends what was refused again, though it did not change since.
-		bad[lds]["l"] = "2"
-		r.publish(bad)
-		c.take("cds a")
+		c.take("rds 80")
+		r.refused("CDS: no such thing")
+
+		next[rds]["80"], next[lds]["l"] = "3", "2"
+		r.publish(next)
 		c.takeUnordered("lds l", "rds 80")
+		r.refused("CDS: no such thing")
+		if n := r.s.Stats().Responses.Load(); n != 8 {
+			t.Errorf("%d responses: what was refused was sent again as it was", n)
+		}
+
+		next[cds]["a"] = "good"
+		r.publish(next)
+		c.take("cds a")
 		r.acked()
 		if e := r.s.Proxies()[0].LastError; e != "" {
 			t.Errorf("last error is still %q", e)
 		}
 	})
+}
+
+// A refusal does not say which resource of a response it means: when one of them is another, all are sent again.
+func TestNackOfSeveral(t *testing.T) {
+	both(t, func(t *testing.T, delta bool) {
+		r := newRig(t, config{cds: {"a": "1", "b": "1"}, eds: {"a": "1", "b": "1"}})
+		c := r.connect(delta)
+		c.subscribe(cds)
+		c.take("cds a b")
+		c.subscribe(eds, "a", "b")
+		c.take("eds a b")
+		r.publish(config{cds: {"a": "1", "b": "1"}, eds: {"a": "2", "b": "bad"}})
+		c.answer(c.expect("eds a b"), "no")
+		r.refused("EDS: no")
+		r.publish(config{cds: {"a": "1", "b": "1"}, eds: {"a": "3", "b": "bad"}})
+		c.answer(c.expect("eds a b"), "no")
+		r.refused("EDS: no")
+		r.publish(config{cds: {"a": "1"}, eds: {"a": "3"}})
+		c.take("eds a")
+		if delta {
+			c.take("eds -b")
+			c.take("cds -b")
+		} else {
+			c.take("cds a")
+		}
+		r.acked()
+	})
+}
+
+// Where new routes are refused the old ones are in force, and where they lead stays.
+func TestNothingGoesWhileRoutesAreRefused(t *testing.T) {
+	both(t, func(t *testing.T, delta bool) {
+		r := newRig(t, base())
+		c := r.connect(delta)
+		c.sync()
+		next := config{cds: {"b": "1"}, eds: {"b": "1"}, lds: {"l": "1"}, rds: {"80": "bad"}}
+		r.publish(next)
+		c.take(map[bool]string{true: "cds b", false: "cds a b"}[delta])
+		c.subscribeMore(eds, "a", "b")
+		c.take("eds b")
+		c.answer(c.expect("rds 80"), "no")
+		r.refused("RDS: no")
+		next[eds]["b"] = "2"
+		r.publish(next)
+		c.take("eds b")
+		r.refused("RDS: no")
+		next[rds]["80"] = "2"
+		r.publish(next)
+		c.take("rds 80")
+		if delta {
+			c.take("eds -a")
+			c.take("cds -a")
+		} else {
+			c.take("cds b")
+		}
+		r.acked()
+	})
+}
+
+// refused waits until the only proxy has refused something of the newest snapshot, for that reason.
+func (r *rig) refused(reason string) {
+	r.t.Helper()
+	deadline := time.Now().Add(budget)
+	for {
+		p := r.s.Push(r.object, int64(r.seq)).Proxies[0]
+		if p.Nack == reason && p.Sent && !p.Acked && r.s.Proxies()[0].LastError == reason {
+			return
+		}
+		if time.Now().After(deadline) {
+			r.t.Fatalf("not refused: %+v", p)
+		}
+		time.Sleep(time.Millisecond)
+	}
 }
 
 // takeUnordered takes responses that may come in any order.
@@ -507,17 +576,17 @@ func TestRefusesNodesThatAreNone(t *testing.T) {
 func TestPushOfObjects(t *testing.T) {
 	r := newRig(t, base())
 	k := func(name string) model.Key { return model.Key{Kind: "VirtualService", Namespace: "ns", Name: name} }
-	at := func(o map[model.Key]int64) {
+	at := func(o map[model.Key]model.Version) {
 		r.seq++
 		r.src.mu.Lock()
 		r.src.parts[r.seq] = r.src.parts[1]
 		r.src.mu.Unlock()
 		r.s.Publish(&model.Snapshot{Sequence: r.seq, Objects: o})
 	}
-	at(map[model.Key]int64{k("a"): 1})
-	at(map[model.Key]int64{k("a"): 3, k("b"): 1})
-	at(map[model.Key]int64{k("b"): 1})
-	at(map[model.Key]int64{k("a"): 1, k("b"): 1})
+	at(map[model.Key]model.Version{k("a"): {Generation: 1}})
+	at(map[model.Key]model.Version{k("a"): {Generation: 3}, k("b"): {Generation: 1}})
+	at(map[model.Key]model.Version{k("b"): {Generation: 1}})
+	at(map[model.Key]model.Version{k("a"): {Generation: 1}, k("b"): {UID: "2", Generation: 1}})
 	for _, tt := range []struct {
 		name       string
 		generation int64
@@ -525,7 +594,7 @@ func TestPushOfObjects(t *testing.T) {
 	}{
 		{"a", 1, 5}, // made anew: its first life does not count
 		{"a", 2, 0},
-		{"b", 1, 3},
+		{"b", 1, 5}, // likewise, and nobody saw it gone
 		{"b", -1, 0},
 		{"never", -1, 1},
 		{"never", 1, 0},

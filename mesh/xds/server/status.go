@@ -1,6 +1,7 @@
 package server
 
 import (
+	"strings"
 	"time"
 
 	"github.com/meshproof/meshproof/mesh/model"
@@ -13,10 +14,21 @@ type TypeStatus struct {
 	Sent, Acked     string // nonces
 	SentAt, AckedAt time.Time
 	Snapshot        uint64 // that the last response was made from
-	LastError       string // of the last response, if it was refused
+	LastError       string // why something of the present configuration is refused
 }
 
 func shortName(typ int) string { return [...]string{"CDS", "EDS", "LDS", "RDS"}[typ] }
+
+// nack says what is refused and why. The caller holds mu.
+func (s *connStatus) nack() string {
+	var out []string
+	for typ, t := range s.types {
+		if t.LastError != "" {
+			out = append(out, shortName(typ)+": "+t.LastError)
+		}
+	}
+	return strings.Join(out, "; ")
+}
 
 // Proxies lists the connected proxies, in the order in which they came.
 func (s *Server) Proxies() []status.Proxy {
@@ -36,11 +48,7 @@ func (s *Server) Proxies() []status.Proxy {
 		if n := len(c.status.acks); n > 0 {
 			p.AckedSnapshot = c.status.acks[n-1].seq
 		}
-		for typ := range t {
-			if e := t[typ].LastError; e != "" {
-				p.LastError = shortName(typ) + ": " + e
-			}
-		}
+		p.LastError = c.status.nack()
 		c.status.mu.Unlock()
 		out = append(out, p)
 	}
@@ -80,7 +88,7 @@ func (s *Server) PushOf(seq uint64) []status.ProxyPush {
 			}
 		}
 		if !p.Acked && c.status.nackSeq >= seq {
-			p.Nack = c.status.nack
+			p.Nack = c.status.nack()
 		}
 		c.status.mu.Unlock()
 		out = append(out, p)
@@ -91,7 +99,7 @@ func (s *Server) PushOf(seq uint64) []status.ProxyPush {
 // history knows in which snapshot each version of each object first was.
 type history struct {
 	objects map[model.Key][]version
-	last    map[model.Key]int64
+	last    map[model.Key]model.Version
 	start   version // the first snapshot: objects absent then have always been
 }
 
@@ -115,9 +123,13 @@ func (h *history) add(s *model.Snapshot) {
 		}
 		h.objects[k] = v
 	}
-	for k, g := range s.Objects {
-		if old, ok := h.last[k]; !ok || old != g {
-			note(k, g)
+	for k, v := range s.Objects {
+		old, ok := h.last[k]
+		if ok && old.UID != v.UID {
+			note(k, status.Absent) // it was gone, if only between two snapshots
+		}
+		if !ok || old != v {
+			note(k, v.Generation)
 		}
 	}
 	for k := range h.last {
