@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/dynamic"
 )
 
@@ -186,21 +187,16 @@ func (c *Client) Delete(ctx context.Context, namespace string, manifests ...Mani
 
 // poll tries probe until it succeeds or ctx ends; the error then carries the last answer.
 func poll(ctx context.Context, every time.Duration, probe func(context.Context) error) error {
-	tick := time.NewTicker(every)
-	defer tick.Stop()
 	var last error
-	for {
+	err := wait.PollUntilContextCancel(ctx, every, true, func(ctx context.Context) (bool, error) {
 		err := probe(ctx)
-		if err == nil {
-			return nil
-		}
 		if ctx.Err() == nil || last == nil { // an answer cut off by the end of ctx says less than the one before
 			last = err
 		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("%w: %w", ctx.Err(), last)
-		case <-tick.C:
-		}
+		return err == nil, nil
+	})
+	if err != nil {
+		return fmt.Errorf("%w: %w", err, last)
 	}
+	return nil
 }

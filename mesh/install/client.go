@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes/scheme"
 	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
@@ -181,23 +182,21 @@ func (c *client) untilGone(ctx context.Context, u *unstructured.Unstructured) er
 // poll calls f until it says done or ctx ends. An error of the API server is one answer of many, unless asking again cannot
 // help; the last one is part of the error at the end.
 func poll(ctx context.Context, f func() (bool, error)) error {
-	tick := time.NewTicker(pollEvery)
-	defer tick.Stop()
 	var last error
-	for {
+	err := wait.PollUntilContextCancel(ctx, pollEvery, true, func(context.Context) (bool, error) {
 		done, err := f()
-		if done && err == nil || final(err) {
-			return err
+		if final(err) {
+			return false, err
 		}
 		if ctx.Err() == nil { // what a call says that the end of ctx cut off tells nothing
 			last = err
 		}
-		select {
-		case <-ctx.Done():
-			return errors.Join(context.Cause(ctx), last)
-		case <-tick.C:
-		}
+		return done && err == nil, nil
+	})
+	if err != nil && ctx.Err() != nil {
+		return errors.Join(context.Cause(ctx), last)
 	}
+	return err
 }
 
 // final tells errors that stay as they are.
