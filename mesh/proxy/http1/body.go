@@ -68,7 +68,12 @@ func (r *Reader) NextBody() ([]byte, error) {
 	if err != nil {
 		return nil, unexpected(err)
 	}
-	b.left -= int64(len(p))
+	if b.left -= int64(len(p)); b.left == 0 && r.w-r.r >= 2 && r.buf[r.r] == '\r' && r.buf[r.r+1] == '\n' {
+		// The chunk's end goes with it: what is buffered then is more of the message, and a sender that pauses here has nothing
+		// more to wait for.
+		r.r += 2
+		b.crlf = false
+	}
 	return p, nil
 }
 

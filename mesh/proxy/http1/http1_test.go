@@ -130,6 +130,24 @@ func TestChunksRefused(t *testing.T) {
 	}
 }
 
+// TestChunkIsAll: once the bytes of a chunk are taken nothing of it is buffered, so that whoever passes it on does so before it waits
+// for the next.
+func TestChunkIsAll(t *testing.T) {
+	in, out := io.Pipe()
+	defer out.Close()
+	go func() {
+		_, _ = io.WriteString(out, "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
+	}()
+	r := NewReader(in)
+	var q Request
+	if err := r.ReadRequest(&q, DefaultLimits); err != nil {
+		t.Fatal(err)
+	}
+	if p, err := r.NextBody(); err != nil || string(p) != "abc" || r.Buffered() != 0 || r.BodyDone() {
+		t.Errorf("%q, %v, %d bytes buffered", p, err, r.Buffered())
+	}
+}
+
 // TestBodyResumes: a read that times out anywhere in a chunked body is taken up again without loss.
 func TestBodyResumes(t *testing.T) {
 	const in = "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\nT: v\r\nU: w\r\n\r\n"
