@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -14,7 +15,9 @@ import (
 	"testing"
 	"time"
 
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
@@ -27,6 +30,12 @@ func serveWith(t *testing.T, h http.Handler, change func(*routev3.RouteAction)) 
 	t.Helper()
 	s := httptest.NewServer(h)
 	t.Cleanup(s.Close)
+	return serveTo(t, strings.TrimPrefix(s.URL, "http://"), change)
+}
+
+// serveTo is serveWith for an upstream that runs.
+func serveTo(t *testing.T, upstream string, change func(*routev3.RouteAction)) string {
+	t.Helper()
 	a := newADS(t)
 	addr := freeAddr(t).String()
 	act := weighted("c", 1)
@@ -35,11 +44,48 @@ func serveWith(t *testing.T, h http.Handler, change func(*routev3.RouteAction)) 
 		change(act)
 	}
 	a.put(xds.Set{
-		Clusters: []*clusterPB{edsCluster("c")}, Endpoints: []*claPB{cla(t, "c", strings.TrimPrefix(s.URL, "http://"))},
+		Clusters: []*clusterPB{edsCluster("c")}, Endpoints: []*claPB{cla(t, "c", upstream)},
 		Listeners: []*listenerPB{httpListener(t, addr, "80")}, Routes: []*routesPB{table("80", []string{"*"}, prefix("/", act))},
 	})
 	start(t, a)
 	return addr
+}
+
+// byHand serves each connection by hand until the test ends.
+func byHand(t *testing.T, serve func(net.Conn)) (addr string) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	var open []net.Conn
+	wg.Go(func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			mu.Lock()
+			open = append(open, c)
+			mu.Unlock()
+			wg.Go(func() {
+				defer func() { _ = c.Close() }()
+				serve(c)
+			})
+		}
+	})
+	t.Cleanup(func() {
+		_ = ln.Close()
+		mu.Lock()
+		for _, c := range open {
+			_ = c.Close()
+		}
+		mu.Unlock()
+		wg.Wait()
+	})
+	return ln.Addr().String()
 }
 
 // raw sends bytes and returns everything until the proxy closes.
@@ -218,38 +264,126 @@ func TestTimeouts(t *testing.T) {
 
 // TestStalePooledConnections: a server that closes each connection after an answer without saying so costs nothing.
 func TestStalePooledConnections(t *testing.T) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			wg.Go(func() {
-				defer func() { _ = c.Close() }()
-				if _, err := http.ReadRequest(bufio.NewReader(c)); err == nil {
-					_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
-				}
-			})
+	addr := serveTo(t, byHand(t, func(c net.Conn) {
+		if _, err := http.ReadRequest(bufio.NewReader(c)); err == nil {
+			_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 		}
-	})
-	t.Cleanup(func() { _ = ln.Close(); wg.Wait() })
-	a := newADS(t)
-	addr := freeAddr(t).String()
-	a.put(xds.Set{
-		Clusters: []*clusterPB{edsCluster("c")}, Endpoints: []*claPB{cla(t, "c", ln.Addr().String())},
-		Listeners: []*listenerPB{httpListener(t, addr, "80")}, Routes: []*routesPB{table("80", []string{"*"}, prefix("/", weighted("c", 1)))},
-	})
-	start(t, a)
+	}), func(a *routev3.RouteAction) { a.RetryPolicy = nil })
 	c := httpClient(t)
 	for range 300 {
 		if resp, body := get(t, c, "http://"+addr+"/"); resp.StatusCode != 200 {
 			t.Fatalf("status %d: %s", resp.StatusCode, body)
 		}
+	}
+}
+
+// TestEarlyAnswerToABody: a connection that an upstream answered on before it had read the whole request is not used again, though
+// the answer could have been tried again: what comes next on it would be read as the rest of that body.
+func TestEarlyAnswerToABody(t *testing.T) {
+	var connections atomic.Int64
+	addr := serveTo(t, byHand(t, func(c net.Conn) {
+		connections.Add(1)
+		in := bufio.NewReader(c)
+		for {
+			q, err := http.ReadRequest(in)
+			if err != nil {
+				return
+			}
+			if q.Method == http.MethodPost {
+				// More than can be sent again, and not all of it.
+				if _, err := io.CopyN(io.Discard, q.Body, 100<<10); err != nil {
+					return
+				}
+				_, _ = io.WriteString(c, "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n\r\nbusy")
+				continue
+			}
+			_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+		}
+	}), func(a *routev3.RouteAction) {
+		a.RetryPolicy = &routev3.RetryPolicy{RetryOn: "5xx", NumRetries: wrapperspb.UInt32(1)}
+	})
+	body, w := io.Pipe()
+	go func() { _, _ = w.Write(make([]byte, 120<<10)) }() // and never the rest
+	t.Cleanup(func() { _ = w.Close(); _ = body.Close() })
+	c := httpClient(t)
+	q, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+addr+"/", body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	q.ContentLength = 200 << 10
+	resp, err := c.Do(q)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	if resp.StatusCode != 503 {
+		t.Errorf("status %d", resp.StatusCode)
+	}
+	if resp, got := get(t, c, "http://"+addr+"/"); resp.StatusCode != 200 || got != "ok" {
+		t.Errorf("the next request: status %d, %q", resp.StatusCode, got)
+	}
+	if n := connections.Load(); n != 2 {
+		t.Errorf("%d connections: the one that was cut short was used again", n)
+	}
+}
+
+// TestUnaskedSwitch: an upstream that switches protocols though nobody asked it to costs its connection, and nothing of it reaches
+// the client.
+func TestUnaskedSwitch(t *testing.T) {
+	addr := serveTo(t, byHand(t, func(c net.Conn) {
+		if _, err := http.ReadRequest(bufio.NewReader(c)); err == nil {
+			_, _ = io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\nsecret")
+			_, _ = io.Copy(io.Discard, c)
+		}
+	}), nil)
+	for _, head := range []string{
+		"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+		"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n",
+	} {
+		if got := raw(t, addr, head); !strings.HasPrefix(got, "HTTP/1.1 502 ") || strings.Contains(got, "secret") {
+			t.Errorf("%.4s: %q", head, got)
+		}
+	}
+}
+
+// TestUpstreamThatDoesNotRead: a try whose request does not get through ends when its time is over.
+func TestUpstreamThatDoesNotRead(t *testing.T) {
+	addr := serveTo(t, byHand(t, func(c net.Conn) {
+		if _, err := http.ReadRequest(bufio.NewReader(c)); err == nil {
+			<-t.Context().Done()
+		}
+	}), func(a *routev3.RouteAction) {
+		a.RetryPolicy = &routev3.RetryPolicy{RetryOn: "connect-failure", NumRetries: wrapperspb.UInt32(0), PerTryTimeout: durationpb.New(200 * time.Millisecond)}
+	})
+	resp, err := httpClient(t).Post("http://"+addr+"/", "application/octet-stream", bytes.NewReader(make([]byte, 32<<20)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	if resp.StatusCode != 504 {
+		t.Errorf("status %d", resp.StatusCode)
+	}
+}
+
+// TestTimeoutWhileConnecting: the route's time runs while the connection is made, here a handshake that nobody answers.
+func TestTimeoutWhileConnecting(t *testing.T) {
+	silent := byHand(t, func(c net.Conn) { _, _ = io.Copy(io.Discard, c) })
+	a := newADS(t)
+	addr := freeAddr(t).String()
+	c := edsCluster("c")
+	c.ConnectTimeout = durationpb.New(time.Hour)
+	c.TransportSocket = &corev3.TransportSocket{Name: "envoy.transport_sockets.tls", ConfigType: &corev3.TransportSocket_TypedConfig{
+		TypedConfig: pack(t, &tlsv3.UpstreamTlsContext{Sni: "c"}),
+	}}
+	act := weighted("c", 1)
+	act.Timeout, act.RetryPolicy = durationpb.New(200*time.Millisecond), istioRetries(t)
+	a.put(xds.Set{
+		Clusters: []*clusterPB{c}, Endpoints: []*claPB{cla(t, "c", silent)},
+		Listeners: []*listenerPB{httpListener(t, addr, "80")}, Routes: []*routesPB{table("80", []string{"*"}, prefix("/", act))},
+	})
+	start(t, a)
+	if resp, body := get(t, httpClient(t), "http://"+addr+"/"); resp.StatusCode != 504 || body != "upstream request timeout" {
+		t.Errorf("status %d: %s", resp.StatusCode, body)
 	}
 }
 

@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	xhttp2 "golang.org/x/net/http2"
+
 	"github.com/meshproof/meshproof/mesh/proxy/breaker"
 	"github.com/meshproof/meshproof/mesh/proxy/http2"
 )
@@ -279,6 +281,9 @@ func (s *H2) Local() string { return s.local }
 
 // Unsent implements Stream.
 func (s *H2) Unsent(err error) bool { return errors.Is(err, http2.ErrUnprocessed) }
+
+// CutWrites implements Stream.
+func (s *H2) CutWrites() { s.Cancel(xhttp2.ErrCodeCancel) }
 
 // Put implements Stream.
 func (s *H2) Put() { s.Discard() }

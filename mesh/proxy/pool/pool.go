@@ -47,6 +47,7 @@ type Conn struct {
 	local    string
 	reused   bool
 	deadline bool  // a read deadline was set, which Put clears
+	cutting  bool  // so was a write deadline
 	mark     int64 // Written when it was given out
 
 	raw      syscall.RawConn
@@ -75,6 +76,9 @@ type Stream interface {
 	Buffered() int
 	// SetReadDeadline bounds waits for the answer, also one under way.
 	SetReadDeadline(time.Time) error
+	// CutWrites ends a Body, End or Flush under way in another goroutine, and fails what comes after. An exchange that was complete
+	// all the same may still be Put.
+	CutWrites()
 	Local() string // our address
 	// Reused says that the connection had carried a request before: if this one fails before the first byte of an
 	// answer, the upstream may simply have closed it.
@@ -329,6 +333,12 @@ func (c *Conn) SetReadDeadline(t time.Time) error {
 	return c.Conn.SetReadDeadline(t)
 }
 
+// CutWrites implements Stream.
+func (c *Conn) CutWrites() {
+	c.cutting = true
+	_ = c.SetWriteDeadline(time.Unix(1, 0))
+}
+
 // Buffered implements Stream.
 func (c *Conn) Buffered() int { return c.Reader.Buffered() }
 
@@ -350,12 +360,12 @@ func (c *Conn) Put() {
 	}
 	c.requests++
 	c.Release()
-	if c.deadline {
+	if c.deadline || c.cutting {
 		if c.SetDeadline(time.Time{}) != nil {
 			c.Discard()
 			return
 		}
-		c.deadline = false
+		c.deadline, c.cutting = false, false
 	}
 	c.mark = c.Written
 	p.mu.Lock()

@@ -21,12 +21,14 @@ type requestBody struct {
 	saved    []byte // the part that was read so far, for another try
 	overflow bool   // more than maxReplay was read: no other try
 	complete bool   // read to its end
+	cut      bool   // the upstream of the last try did not get all of it
 	chunked  bool
 	pump     *pump
 }
 
 type pump struct {
 	done chan struct{}
+	to   pool.Stream
 	// stop was asked for: a read that times out is no error of the client's.
 	stopped atomic.Bool
 	gone    bool // the client failed within its body
@@ -73,14 +75,14 @@ func (b *requestBody) replayable() bool { return !b.overflow }
 
 // send writes the body, or starts the pump.
 func (b *requestBody) send(s *filter.Stream, c pool.Stream, x *exchange) {
-	b.pump = nil
+	b.pump, b.cut = nil, false
 	switch {
 	case s.Req.Framing == http1.NoBody:
 	case b.whole != nil:
 		_ = c.Body(b.whole) // errors stick to the Writer
 		_ = c.End(&s.Req.Trailers)
 	default:
-		p := &pump{done: make(chan struct{})}
+		p := &pump{done: make(chan struct{}), to: c}
 		b.pump = p
 		go b.run(p, s, c, x)
 	}
@@ -125,11 +127,11 @@ func (b *requestBody) run(p *pump, s *filter.Stream, c pool.Stream, x *exchange)
 	_ = c.End(&s.Req.Trailers)
 	p.sent = c.Flush() == nil
 	if x.timeout > 0 && !p.stopped.Load() {
-		d := time.Now().Add(x.timeout)
-		if !x.ends.IsZero() && x.ends.Before(d) {
-			d = x.ends
+		now := time.Now()
+		if x.deadline.IsZero() { // whoever stops the pump reads it after that
+			x.deadline = now.Add(x.timeout)
 		}
-		s.SetDeadline(d)
+		x.setDeadline(now)
 	}
 }
 
@@ -140,27 +142,24 @@ func (b *requestBody) stop(s *filter.Stream) (gone bool) {
 		return false
 	}
 	b.pump = nil
-	p.stopped.Store(true)
-	_ = s.In.SetReadDeadline(time.Unix(1, 0))
-	<-p.done
-	_ = s.In.SetReadDeadline(time.Time{})
-	return p.gone
-}
-
-// settle ends the pump after an answer and reports whether the upstream got the whole request.
-func (b *requestBody) settle(s *filter.Stream) bool {
-	p := b.pump
-	if p == nil {
-		return true
-	}
 	select {
 	case <-p.done:
 	default:
-		// The answer came before the request's end: the rest is not wanted.
-		b.stop(s)
+		p.stopped.Store(true)
+		p.to.CutWrites() // it may wait for an upstream that does not read
+		_ = s.In.SetReadDeadline(time.Unix(1, 0))
+		<-p.done
+		_ = s.In.SetReadDeadline(time.Time{})
 	}
-	b.pump = nil
-	return p.sent
+	b.cut = !p.sent
+	return p.gone
+}
+
+// settle ends the pump after an answer, if that came before the request's end, and reports whether the upstream got the whole
+// request.
+func (b *requestBody) settle(s *filter.Stream) bool {
+	b.stop(s)
+	return !b.cut
 }
 
 // drop is called when the proxy answers by itself: a body that is not read to its end ends the connection.

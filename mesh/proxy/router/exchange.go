@@ -41,6 +41,7 @@ type exchange struct {
 	perTry   time.Duration
 	deadline time.Time // of the whole, once the request is complete
 	ends     time.Time // of the stream, from its begin
+	opening  opening
 	retry    retryState
 	retrying bool // holds one of the cluster's retries
 	tried    []*upstream.Host
@@ -156,9 +157,14 @@ func (x *exchange) try(ctx context.Context, m upstream.Member, fresh bool) resul
 	if x.s.AttemptCount == 1 && x.route.Forward.AutoHost && m.Endpoint.Host != "" {
 		setHost(s, x.route.Forward, []byte(m.Endpoint.Host))
 	}
-	c, err := m.Open(ctx, fresh, x.http2)
+	x.opening = opening{parent: ctx, s: s, until: earlier(x.deadline, x.ends)}
+	c, err := m.Open(&x.opening, fresh, x.http2)
+	x.opening.end()
 	if errors.Is(err, breaker.ErrOverflow) {
 		return x.overflow()
+	}
+	if err != nil && (s.Interrupted() != 0 || passed(x.deadline) || x.over()) {
+		return x.tooLate() // by our own clock: that is not the host's fault
 	}
 	if err != nil {
 		st.ConnectFail.Add(1)
@@ -216,20 +222,27 @@ func (x *exchange) overflow() result {
 	return failed
 }
 
+// setDeadline bounds the wait for the answer of a try that has waited since now.
 func (x *exchange) setDeadline(now time.Time) {
-	d := x.deadline
+	d := earlier(x.deadline, x.ends)
 	if x.perTry > 0 {
-		if t := now.Add(x.perTry); d.IsZero() || t.Before(d) {
-			d = t
-		}
-	}
-	if !x.ends.IsZero() && (d.IsZero() || x.ends.Before(d)) {
-		d = x.ends
+		d = earlier(d, now.Add(x.perTry))
 	}
 	if !d.IsZero() {
 		x.s.SetDeadline(d)
 	}
 }
+
+// earlier is the first of two moments, of which zero never comes.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// passed reports whether a moment is over; zero never is.
+func passed(t time.Time) bool { return !t.IsZero() && !time.Now().Before(t) }
 
 // giveBack ends the exchange with the upstream; whole says that it was complete.
 func (x *exchange) giveBack(c pool.Stream, whole bool) {
@@ -295,16 +308,12 @@ func (x *exchange) lost(c pool.Stream, err error) result {
 	var bad *http1.ParseError
 	var peerReset *http2.ResetError
 	switch {
-	case errors.Is(err, os.ErrDeadlineExceeded) && x.over():
-		s.Rec.Flags |= telemetry.DurationTimeout
-		return failed
+	case errors.Is(err, os.ErrDeadlineExceeded) && (x.over() || passed(x.deadline)):
+		return x.tooLate()
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		st.Timeouts.Add(1)
 		s.Rec.Flags |= telemetry.UpstreamRequestTimeout
 		x.reset = "timeout"
-		if !x.deadline.IsZero() && !time.Now().Before(x.deadline) {
-			return failed
-		}
 		st.PerTryTimeouts.Add(1)
 	case errors.As(err, &bad):
 		s.Rec.Flags |= telemetry.UpstreamProtocolError
@@ -408,13 +417,12 @@ func (x *exchange) stream(c pool.Stream, m upstream.Member, closing bool) result
 			if errors.As(err, &r) {
 				s.Rec.Flags = s.Rec.Flags&^telemetry.UpstreamConnectionTermination | telemetry.UpstreamRemoteReset
 			}
-			if errors.Is(err, os.ErrDeadlineExceeded) {
-				s.Rec.Flags = s.Rec.Flags&^telemetry.UpstreamConnectionTermination | telemetry.UpstreamRequestTimeout
-				x.cluster.Stats.Timeouts.Add(1)
-			} else {
-				m.Report(outlier.ConnectFailed, 0)
-			}
 			s.Rec.Details = "upstream_reset_after_response_started{connection_termination}"
+			if !errors.Is(err, os.ErrDeadlineExceeded) {
+				m.Report(outlier.ConnectFailed, 0)
+			} else if x.lateEnd() {
+				m.Report(outlier.TimedOut, 0)
+			}
 			x.cluster.Stats.Resets.Add(1)
 			x.body.stop(s)
 			x.giveBack(c, false)
@@ -433,6 +441,9 @@ func (x *exchange) stream(c pool.Stream, m upstream.Member, closing bool) result
 	}
 	if s.Out.Err() == nil {
 		_ = s.Out.End(&s.Resp.Trailers)
+	}
+	if x.body.pump != nil {
+		_ = s.Out.Flush() // the client need not wait until its request is settled; an error shows below
 	}
 	sentAll := x.body.settle(s)
 	if !closing && sentAll && c.BodyDone() {
@@ -458,7 +469,7 @@ func (x *exchange) drain(c pool.Stream, m upstream.Member) {
 			break
 		}
 	}
-	if c.BodyDone() && !x.s.Resp.Close && x.body.complete {
+	if c.BodyDone() && !x.s.Resp.Close && x.body.complete && !x.body.cut {
 		x.giveBack(c, true)
 		return
 	}
@@ -470,7 +481,8 @@ func (x *exchange) tunnel(st pool.Stream) result {
 	s := x.s
 	c, ok := st.(*pool.Conn)
 	in, ok2 := s.In.(*http1.Reader)
-	if !ok || !ok2 {
+	if !ok || !ok2 || s.Req.Upgrade == nil {
+		x.body.drop(s)
 		x.giveBack(st, false)
 		s.Rec.Flags |= telemetry.UpstreamProtocolError
 		x.fail(502, "the upstream switched protocols unasked", "upstream_reset_before_response_started{protocol_error}")
@@ -480,7 +492,7 @@ func (x *exchange) tunnel(st pool.Stream) result {
 	x.levels.response(s)
 	s.CloseAfter = true
 	s.WriteHead()
-	if s.Req.Upgrade == nil || s.Out.Flush() != nil {
+	if s.Out.Flush() != nil {
 		x.giveBack(c, false)
 		return done
 	}

@@ -2,7 +2,6 @@ package router
 
 import (
 	"fmt"
-	"time"
 
 	"github.com/meshproof/meshproof/mesh/proxy/telemetry"
 )
@@ -26,10 +25,26 @@ func (x *exchange) interrupted(why telemetry.Flags) result {
 }
 
 // over reports whether the stream has lived as long as it may.
-func (x *exchange) over() bool { return !x.ends.IsZero() && !time.Now().Before(x.ends) }
+func (x *exchange) over() bool { return passed(x.ends) }
 
-// lateEnd says why an answer was cut off by a deadline within its body.
-func (x *exchange) lateEnd() {
+// tooLate ends an exchange whose time is over, or that was interrupted, before an answer.
+func (x *exchange) tooLate() result {
+	s := x.s
+	switch why := s.Interrupted(); {
+	case why != 0:
+		return x.interrupted(why)
+	case x.over():
+		s.Rec.Flags |= telemetry.DurationTimeout
+	default:
+		x.cluster.Stats.Timeouts.Add(1)
+		s.Rec.Flags |= telemetry.UpstreamRequestTimeout
+		x.reset = "timeout"
+	}
+	return failed
+}
+
+// lateEnd says why an answer was cut off by a deadline within its body, and whether the host was too slow.
+func (x *exchange) lateEnd() (slow bool) {
 	s := x.s
 	f := s.Rec.Flags &^ telemetry.UpstreamConnectionTermination
 	switch why := s.Interrupted(); {
@@ -45,8 +60,10 @@ func (x *exchange) lateEnd() {
 	default:
 		f |= telemetry.UpstreamRequestTimeout
 		x.cluster.Stats.Timeouts.Add(1)
+		slow = true
 	}
 	s.Rec.Flags = f
+	return slow
 }
 
 func (x *exchange) failure() (code int, body, details string) {

@@ -126,7 +126,7 @@ func setHost(s *filter.Stream, f *conf.Forward, host []byte) {
 // swapPrefix puts with in place of what the route matched.
 func swapPrefix(path []byte, r *conf.Route, with []byte) []byte {
 	switch r.Match.Path {
-	case conf.PathPrefix, conf.PathSeparatedPrefix:
+	case conf.PathPrefix, conf.PathSeparatedPrefix, conf.PathAny: // any path has the prefix "/"
 		n := min(len(r.Match.Value), len(path))
 		rest := path[n:]
 		if r.Match.Path == conf.PathSeparatedPrefix {
@@ -142,8 +142,8 @@ func swapPrefix(path []byte, r *conf.Route, with []byte) []byte {
 	}
 }
 
-// redirect answers with a location.
-func redirect(s *filter.Stream, r *conf.Route) {
+// redirect answers with a location, and what l does to the answer.
+func redirect(s *filter.Stream, r *conf.Route, l *levels) {
 	d, q := r.Redirect, &s.Req
 	scheme := string(s.Scheme)
 	was := scheme
@@ -186,6 +186,7 @@ func redirect(s *filter.Stream, r *conf.Route) {
 	}
 	s.Resp.Reset()
 	s.Resp.Add([]byte("location"), loc)
+	l.response(s)
 	s.ReplyWith(d.Code, nil, "", "direct_response")
 }
 

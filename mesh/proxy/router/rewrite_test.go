@@ -29,6 +29,7 @@ func TestRewrite(t *testing.T) {
 	}{
 		{"nothing", conf.RouteMatch{}, conf.Forward{}, nil, "/a?b", "/a?b", "example.com", ""},
 		{"prefix", match(conf.PathPrefix, "/catalog"), conf.Forward{PrefixRewrite: []byte("/newcatalog")}, nil, "/catalog/1?b=/catalog", "/newcatalog/1?b=/catalog", "example.com", ""},
+		{"prefix that every path has", match(conf.PathAny, "/"), conf.Forward{PrefixRewrite: []byte("/v2/")}, nil, "/a/b?c", "/v2/a/b?c", "example.com", ""},
 		{"prefix by a slash", match(conf.PathPrefix, "/a/"), conf.Forward{PrefixRewrite: []byte("/")}, nil, "/a/b", "/b", "example.com", ""},
 		{"exact", match(conf.PathExact, "/a"), conf.Forward{PrefixRewrite: []byte("/b")}, nil, "/a?c", "/b?c", "example.com", ""},
 		{"separated prefix", match(conf.PathSeparatedPrefix, "/a"), conf.Forward{PrefixRewrite: []byte("/")}, nil, "/a/b", "/b", "example.com", ""},
@@ -85,14 +86,20 @@ func TestRedirect(t *testing.T) {
 		{"path with a query", conf.Redirect{Path: []byte("/new?x=y")}, "h", "/a?b=c", "http://h/new?x=y"},
 		{"without the query", conf.Redirect{StripQuery: true}, "h", "/a?b=c", "http://h/a"},
 		{"prefix", conf.Redirect{Prefix: []byte("/z")}, "h", "/a/b", "http://h/z/b"},
+		{"any path's prefix", conf.Redirect{Prefix: []byte("/z/")}, "h", "/a/b", "http://h/z/a/b"},
 		{"regex", conf.Redirect{Regex: regexRewrite(`/a`, "/q")}, "h", "/a/b", "http://h/q/b"},
 		{"scheme", conf.Redirect{Scheme: "ws"}, "h", "/a", "ws://h/a"},
 	} {
 		c.d.Code = 301
 		s := stream(c.in)
 		s.Req.Host = []byte(c.host)
-		got := answered(s, func() { redirect(s, &conf.Route{Match: match, Redirect: &c.d}) })
-		if !strings.HasPrefix(got, "HTTP/1.1 301 ") || !strings.Contains(got, "\r\nlocation: "+c.want+"\r\n") {
+		set := conf.HeaderOps{RespAdd: []conf.HeaderOp{{Name: []byte("cache-control"), Value: []byte("no-store")}}}
+		m := match
+		if strings.HasPrefix(c.name, "any") {
+			m = conf.RouteMatch{Path: conf.PathAny, Value: []byte("/")}
+		}
+		got := answered(s, func() { redirect(s, &conf.Route{Match: m, Redirect: &c.d}, &levels{&set}) })
+		if !strings.HasPrefix(got, "HTTP/1.1 301 ") || !strings.Contains(got, "\r\ncache-control: no-store\r\n") || !strings.Contains(got, "\r\nlocation: "+c.want+"\r\n") {
 			t.Errorf("%s: %q, want %s", c.name, got, c.want)
 		}
 	}

@@ -38,7 +38,7 @@ func (r *Router) Serve(ctx context.Context, s *filter.Stream) {
 		vh, route = Find(t, &s.Req, s.Scheme, random)
 	}
 	if vh != nil && vh.RequireTLS != conf.TLSNone && string(s.Scheme) != "https" && (vh.RequireTLS == conf.TLSAll || !s.Internal) {
-		redirect(s, &conf.Route{Redirect: &conf.Redirect{HTTPS: true, Code: 301}})
+		redirect(s, &conf.Route{Redirect: &conf.Redirect{HTTPS: true, Code: 301}}, &levels{})
 		return
 	}
 	if route == nil {
@@ -58,7 +58,7 @@ func (x *exchange) serve(ctx context.Context, t *conf.RouteTable) {
 	switch {
 	case x.route.Redirect != nil:
 		x.levels.order(t, x.vhost, x.route, nil)
-		redirect(s, x.route)
+		redirect(s, x.route, &x.levels)
 		return
 	case x.route.Direct != nil:
 		d := x.route.Direct
