@@ -75,7 +75,8 @@ func (s *Stream) Request(q *http1.Request) {
 	c := s.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.usable() {
+	// A stream that was given out before our own Shutdown still has its request.
+	if c.err != nil || c.refused || c.nextID >= 1<<31-1 {
 		s.fail(ErrUnprocessed)
 		return
 	}

@@ -60,7 +60,8 @@ type Conn struct {
 	resets     int // server: streams that the peer cancelled before they were answered
 	recent     [remembered]uint32
 	recentAt   int
-	goingAway  bool   // no more streams: a GOAWAY came, or the final one went
+	goingAway  bool   // no more streams: a GOAWAY came, the final one went, or Shutdown was called
+	refused    bool   // client: a GOAWAY came, so that streams given out before find nobody
 	graceful   bool   // server: the first GOAWAY went
 	lastGood   uint32 // server: of the final GOAWAY
 	finalTimer *time.Timer
@@ -534,7 +535,7 @@ func (c *Conn) goAway(f *http2.GoAwayFrame) error {
 	if c.server {
 		return nil // a client that opens no more streams needs no answer
 	}
-	c.goingAway = true
+	c.goingAway, c.refused = true, true
 	for id, s := range c.streams {
 		if id > f.LastStreamID {
 			s.fail(ErrUnprocessed)
