@@ -12,6 +12,8 @@ import (
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
+
+	"github.com/meshproof/meshproof/mesh/proxy/http1"
 )
 
 // peer speaks frames to a connection under test.
@@ -246,6 +248,124 @@ func TestRapidReset(t *testing.T) {
 	if got := <-done; got != "GOAWAY ENHANCE_YOUR_CALM" && got != "RST_STREAM REFUSED_STREAM" {
 		t.Errorf("got %s", got)
 	}
+}
+
+// TestLateFramesAfterGoAway: what was under way to streams beyond the last one of the final GOAWAY costs nothing that is
+// under way (RFC 9113 section 6.8), and the compression state follows it.
+func TestLateFramesAfterGoAway(t *testing.T) {
+	addr, conns := serve(t, Options{ConnWindow: 128 << 10}, echo)
+	p := connect(t, addr)
+	p.headers(1, false, post...)
+	_ = p.fr.WritePing(false, [8]byte{1})
+	p.next(func(f http2.Frame) bool { q, ok := f.(*http2.PingFrame); return ok && q.IsAck() }) // the request is there
+	conns()[0].Shutdown()
+	drain := p.next(func(f http2.Frame) bool { _, ok := f.(*http2.PingFrame); return ok }).(*http2.PingFrame)
+	_ = p.fr.WritePing(true, drain.Data)
+	p.next(func(f http2.Frame) bool { g, ok := f.(*http2.GoAwayFrame); return ok && g.LastStreamID == 1 })
+	for id := uint32(3); id <= 5; id += 2 {
+		p.headers(id, false, with(post, "x-late", fmt.Sprint(id))...)
+		_ = p.fr.WriteWindowUpdate(id, 100)
+		for range 3 {
+			_ = p.fr.WriteData(id, false, make([]byte, 16<<10))
+		}
+		p.headers(id, true, "x-t", "v")
+		_ = p.fr.WriteRSTStream(id, http2.ErrCodeCancel)
+	}
+	_ = p.fr.WriteData(1, false, []byte("body"))
+	p.headers(1, true, "x-late", "3")
+	var body string
+	window := 0
+	p.next(func(f http2.Frame) bool {
+		switch f := f.(type) {
+		case *http2.DataFrame:
+			body += string(f.Data())
+		case *http2.WindowUpdateFrame:
+			window += int(f.Increment)
+		case *http2.GoAwayFrame:
+			t.Fatalf("GOAWAY %v: %s", f.ErrCode, f.DebugData())
+		case *http2.HeadersFrame:
+			return f.StreamEnded()
+		}
+		return false
+	})
+	if body != "body" || window < 64<<10 {
+		t.Errorf("the request under way: body %q, %d bytes of the window came back", body, window)
+	}
+}
+
+// TestLateFramesAfterResets: frames of streams that were reset, however many those are, do not end the connection.
+func TestLateFramesAfterResets(t *testing.T) {
+	const n = 3 * remembered
+	addr, _ := serve(t, Options{}, func(s *Stream) {
+		if s.req.Get("x-hang") == nil {
+			echo(s)
+		} // else not answered: the stream is reset
+	})
+	p := connect(t, addr)
+	for i := range uint32(n) {
+		p.headers(2*i+1, false, hang...)
+		p.next(func(f http2.Frame) bool { r, ok := f.(*http2.RSTStreamFrame); return ok && r.StreamID == 2*i+1 })
+	}
+	for i := range uint32(n) {
+		_ = p.fr.WriteData(2*i+1, false, []byte("x"))
+		p.headers(2*i+1, true, "x-t", "v")
+	}
+	p.headers(2*n+1, true, get...)
+	if got := p.outcome(); got != "answer" {
+		t.Errorf("got %s, want an answer to the next request", got)
+	}
+}
+
+// TestLateAnswers: answers to streams that the client has cancelled, however many those are, do not end its connection.
+func TestLateAnswers(t *testing.T) {
+	const n = 3 * remembered
+	a, b := net.Pipe()
+	p := &peer{t: t, nc: b, fr: http2.NewFramer(b, b)}
+	p.enc = hpack.NewEncoder(&p.buf)
+	cancelled, last, read := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	go func() { // reads what the client says for as long as it does
+		defer close(read)
+		_, _ = io.CopyN(io.Discard, b, int64(len(Preface)))
+		for resets := 0; ; {
+			f, err := p.fr.ReadFrame()
+			if err != nil {
+				return
+			}
+			switch f := f.(type) {
+			case *http2.RSTStreamFrame:
+				if resets++; resets == n {
+					close(cancelled)
+				}
+			case *http2.HeadersFrame:
+				if f.StreamID == 2*n+1 {
+					close(last)
+				}
+			}
+		}
+	}()
+	cl := NewClient(a, Options{})
+	_ = p.fr.WriteSettings()
+	for range n {
+		s := cl.Open(0)
+		s.Request(&http1.Request{Method: []byte("GET"), Target: []byte("/"), Host: []byte("x"), Framing: http1.NoBody})
+		s.Close()
+	}
+	<-cancelled
+	go func() {
+		for i := range uint32(n) {
+			p.headers(2*i+1, false, ":status", "200", "x-n", fmt.Sprint(i))
+			_ = p.fr.WriteData(2*i+1, true, []byte("late"))
+		}
+		<-last
+		p.headers(2*n+1, true, ":status", "204", "x-head", "fresh")
+	}()
+	if got := call(cl, "GET", "/", nil); got.err != nil || got.head != "fresh" {
+		t.Errorf("the next request: %+v", got)
+	}
+	_ = cl.Close()
+	cl.Wait()
+	_ = b.Close()
+	<-read
 }
 
 // TestTooManyStreams: what is beyond the limit is refused, and may be sent again.

@@ -155,15 +155,15 @@ func (c *Conn) accept(b *block) error {
 	case b.id%2 == 0:
 		return violation(http2.ErrCodeProtocol, "client stream with an even number")
 	case b.id <= c.nextID:
-		if c.forgotten(b.id) {
-			return nil
+		if c.late(b.id) {
+			return c.lateHead()
 		}
 		return violation(http2.ErrCodeStreamClosed, "HEADERS on a closed stream")
 	}
-	if c.goingAway {
-		return nil // beyond the last stream: the client knows to send it elsewhere
-	}
 	c.nextID = b.id
+	if c.goingAway {
+		return c.nothing() // beyond the last stream: the client knows to send it elsewhere
+	}
 	c.opened++
 	// Requests that were cancelled count until their handlers have ended.
 	if uint32(len(c.streams)) >= c.opt.MaxStreams || uint32(c.handlers) >= c.opt.MaxStreams {
