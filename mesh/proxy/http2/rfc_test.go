@@ -7,7 +7,9 @@ import (
 	"io"
 	"net"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/net/http2"
@@ -25,7 +27,7 @@ type peer struct {
 	enc *hpack.Encoder
 }
 
-// connect begins a connection: preface, SETTINGS both ways, their acknowledgement.
+// connect dials and greets.
 func connect(t testing.TB, addr string) *peer {
 	t.Helper()
 	nc, err := net.Dial("tcp", addr)
@@ -34,6 +36,12 @@ func connect(t testing.TB, addr string) *peer {
 	}
 	t.Cleanup(func() { _ = nc.Close() })
 	_ = nc.SetDeadline(time.Now().Add(10 * time.Second))
+	return greet(t, nc)
+}
+
+// greet begins a connection: preface, SETTINGS both ways, their acknowledgement.
+func greet(t testing.TB, nc net.Conn) *peer {
+	t.Helper()
 	p := &peer{t: t, nc: nc, fr: http2.NewFramer(nc, nc)}
 	p.fr.AllowIllegalWrites = true
 	p.enc = hpack.NewEncoder(&p.buf)
@@ -184,16 +192,6 @@ func TestRules(t *testing.T) {
 		}, malformed},
 		"8.5 CONNECT with a path": {func(p *peer) { p.headers(1, true, ":method", "CONNECT", ":authority", "x", ":path", "/") }, malformed},
 		"10.5.1 head too large":   {func(p *peer) { p.headers(1, true, with(get, many(150)...)...) }, "answer"},
-		"10.5 PING flood":         {func(p *peer) { flood(p, func() error { return p.fr.WritePing(false, [8]byte{}) }) }, "GOAWAY ENHANCE_YOUR_CALM"},
-		"10.5 SETTINGS flood":     {func(p *peer) { flood(p, func() error { return p.fr.WriteSettings() }) }, "GOAWAY ENHANCE_YOUR_CALM"},
-		"10.5 empty DATA flood": {func(p *peer) {
-			p.headers(1, false, hang...)
-			flood(p, func() error { return p.fr.WriteData(1, false, nil) })
-		}, "GOAWAY ENHANCE_YOUR_CALM"},
-		"10.5 CONTINUATION flood": {func(p *peer) {
-			_ = p.fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: p.block(get...)})
-			flood(p, func() error { return p.fr.WriteContinuation(1, false, nil) })
-		}, "GOAWAY ENHANCE_YOUR_CALM"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			addr, _ := serve(t, Options{MaxHeaderBytes: 20 << 10}, func(s *Stream) {
@@ -223,12 +221,64 @@ func many(n int) (fields []string) {
 	return fields
 }
 
-// flood sends until the peer has had enough.
-func flood(p *peer, send func() error) {
-	for range 3 * maxQuiet {
-		if send() != nil {
-			return
-		}
+// TestFloods: frames that bring nothing cost the connection. Time stands still, as the limit is one of frames in a second, and
+// what the server says is read beside: an end that finds bytes unread would lose it.
+func TestFloods(t *testing.T) {
+	for name, c := range map[string]struct {
+		begin func(*peer)
+		frame func(*peer) error
+	}{
+		"PING":       {nil, func(p *peer) error { return p.fr.WritePing(false, [8]byte{}) }},
+		"SETTINGS":   {nil, func(p *peer) error { return p.fr.WriteSettings() }},
+		"PRIORITY":   {nil, func(p *peer) error { return p.fr.WritePriority(1, http2.PriorityParam{}) }},
+		"empty DATA": {func(p *peer) { p.headers(1, false, hang...) }, func(p *peer) error { return p.fr.WriteData(1, false, nil) }},
+		"CONTINUATION": {func(p *peer) {
+			_ = p.fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: p.block(get...)})
+		}, func(p *peer) error { return p.fr.WriteContinuation(1, false, nil) }},
+		"late HEADERS": {func(p *peer) {
+			p.headers(1, true, with(get, ":proto", "x")...) // is reset
+			p.block("x-t", "v")
+		}, func(p *peer) error {
+			return p.fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: p.buf.Bytes(), EndHeaders: true, EndStream: true})
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				a, b := net.Pipe()
+				var wg sync.WaitGroup
+				wg.Go(func() {
+					_ = NewServer(a, nil, Options{}).Serve(t.Context(), func(s *Stream) { _, _ = s.NextBody() })
+					_ = a.Close()
+				})
+				p := greet(t, b)
+				got := http2.ErrCodeNo
+				wg.Go(func() {
+					for {
+						f, err := p.fr.ReadFrame()
+						if err != nil {
+							return
+						}
+						if g, ok := f.(*http2.GoAwayFrame); ok {
+							got = g.ErrCode
+						}
+					}
+				})
+				if c.begin != nil {
+					c.begin(p)
+				}
+				sent := 0
+				for sent < 3*maxQuiet && c.frame(p) == nil {
+					sent++
+				}
+				if sent == 3*maxQuiet {
+					_ = b.Close() // it would take more
+				}
+				wg.Wait()
+				if got != http2.ErrCodeEnhanceYourCalm || sent < maxQuiet-10 {
+					t.Errorf("%v after %d frames", got, sent)
+				}
+			})
+		})
 	}
 }
 
