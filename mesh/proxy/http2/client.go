@@ -83,12 +83,12 @@ func (s *Stream) Request(q *http1.Request) {
 	s.id = c.nextID
 	c.nextID += 2
 	c.opened++
-	s.sendWin = c.peerWin
+	s.sendWin, s.toHead = c.peerWin, q.IsHead
 	c.streams[s.id] = s
 	s.head(c.enc.request(q), q.Framing == http1.NoBody)
 }
 
-// ReadResponse waits for the response's head. Limits were given with the connection.
+// ReadResponse waits for the response's head. Limits were given with the connection, and toHead with the request.
 func (s *Stream) ReadResponse(p *http1.Response, _ http1.Limits, _ bool) error {
 	c := s.c
 	c.mu.Lock()

@@ -431,6 +431,40 @@ func TestTooManyStreams(t *testing.T) {
 	}
 }
 
+// answered has a client make one request, which do answers as the peer.
+func answered(t *testing.T, method string, do func(*peer)) answer {
+	t.Helper()
+	a, b := net.Pipe()
+	p := &peer{t: t, nc: b, fr: http2.NewFramer(b, b)}
+	p.enc = hpack.NewEncoder(&p.buf)
+	seen, read := make(chan struct{}), make(chan struct{})
+	go func() { // reads what the client says for as long as it does
+		defer close(read)
+		_, _ = io.CopyN(io.Discard, b, int64(len(Preface)))
+		_ = p.fr.WriteSettings()
+		for {
+			f, err := p.fr.ReadFrame()
+			if err != nil {
+				return
+			}
+			if _, ok := f.(*http2.HeadersFrame); ok {
+				close(seen)
+			}
+		}
+	}()
+	cl := NewClient(a, Options{})
+	go func() {
+		<-seen
+		do(p)
+	}()
+	got := call(cl, method, "/", nil)
+	_ = cl.Close()
+	cl.Wait()
+	_ = b.Close()
+	<-read
+	return got
+}
+
 // TestClientPeers: what a server may not do costs the client its stream or its connection, never a hang or a wrong answer.
 func TestClientPeers(t *testing.T) {
 	answer := func(p *peer, fields ...string) { p.headers(1, true, fields...) }
@@ -450,37 +484,10 @@ func TestClientPeers(t *testing.T) {
 		"garbage":             {func(p *peer) { _, _ = io.WriteString(p.nc, "HTTP/1.1 400 Bad Request\r\n\r\n") }, "connection closed"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			a, b := net.Pipe()
-			p := &peer{t: t, nc: b, fr: http2.NewFramer(b, b)}
-			p.enc = hpack.NewEncoder(&p.buf)
-			seen, read := make(chan struct{}), make(chan struct{})
-			go func() { // reads what the client says for as long as it does
-				defer close(read)
-				_, _ = io.CopyN(io.Discard, b, int64(len(Preface)))
-				_ = p.fr.WriteSettings()
-				for {
-					f, err := p.fr.ReadFrame()
-					if err != nil {
-						return
-					}
-					if _, ok := f.(*http2.HeadersFrame); ok {
-						close(seen)
-					}
-				}
-			}()
-			cl := NewClient(a, Options{})
-			go func() {
-				<-seen
-				c.do(p)
-			}()
-			got := call(cl, "GET", "/", nil)
+			got := answered(t, "GET", c.do)
 			if c.want == "" && got.err != nil || c.want != "" && (got.err == nil || !strings.Contains(got.err.Error(), c.want)) {
 				t.Errorf("%+v, want %q", got, c.want)
 			}
-			_ = cl.Close()
-			cl.Wait()
-			_ = b.Close()
-			<-read
 		})
 	}
 }

@@ -249,8 +249,9 @@ func (s *Stream) interim(status int) error {
 	return nil
 }
 
-// Response sends the head of p. The other arguments are HTTP/1's and mean nothing here.
-func (s *Stream) Response(p *http1.Response, _ int, _, _ bool) {
+// Response sends the head of p, and with it the end where no body may follow. The other arguments are HTTP/1's and mean
+// nothing here.
+func (s *Stream) Response(p *http1.Response, _ int, toHead, _ bool) {
 	c := s.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -258,7 +259,7 @@ func (s *Stream) Response(p *http1.Response, _ int, _, _ bool) {
 		return
 	}
 	s.answered = true
-	s.head(c.enc.response(p), p.Framing == http1.NoBody)
+	s.head(c.enc.response(p), p.Framing == http1.NoBody || p.Bodiless(toHead))
 }
 
 // Finished reports whether the whole answer was handed over.
