@@ -59,7 +59,8 @@ type Source interface {
 type Sink interface {
 	// Continue sends an interim 100 response.
 	Continue() error
-	// Response takes the final head. minor, toHead and close matter to HTTP/1 alone.
+	// Response takes the final head, which ends the message where toHead or the status says that no body follows. minor and
+	// close matter to HTTP/1 alone.
 	Response(p *http1.Response, minor int, toHead, close bool)
 	// Body takes a piece of the body; it may wait for the peer.
 	Body([]byte) error

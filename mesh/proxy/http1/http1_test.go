@@ -3,6 +3,7 @@ package http1
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"strings"
 	"testing"
@@ -244,6 +245,55 @@ func TestWriterDropsHopByHop(t *testing.T) {
 	want := "POST /p HTTP/1.1\r\nhost: h\r\nte: trailers\r\na: b\r\ncontent-length: 2\r\n\r\nhi"
 	if out.String() != want {
 		t.Errorf("got %q, want %q", out.String(), want)
+	}
+}
+
+// TestResponseFraming: every response that leaves the connection open says where it ends, and one without a body has no byte
+// of it (RFC 9112 section 6.3).
+func TestResponseFraming(t *testing.T) {
+	const chunked = "transfer-encoding: chunked\r\n"
+	for _, c := range []struct {
+		name    string
+		status  int
+		framing Framing
+		length  int64
+		head    bool
+		minor   int
+		fields  string
+		body    string
+	}{
+		{"length", 200, Length, 4, false, 1, "content-length: 4\r\n", "body"},
+		{"chunked", 200, Chunked, 0, false, 1, chunked, "4\r\nbody\r\n0\r\n\r\n"},
+		{"until close", 200, UntilClose, 0, false, 1, chunked, "4\r\nbody\r\n0\r\n\r\n"},
+		{"chunked to 1.0", 200, Chunked, 0, false, 0, "connection: keep-alive\r\n", "body"},
+		{"no body", 200, NoBody, 0, false, 1, "content-length: 0\r\n", "-"},
+		{"no body, length not told", 200, NoBody, -1, false, 1, "content-length: 0\r\n", "-"},
+		{"204", 204, NoBody, -1, false, 1, "", ""},
+		{"204 with a body", 204, Chunked, 0, false, 1, "", ""},
+		{"304, length not told", 304, NoBody, -1, false, 1, "", ""},
+		{"304 with a length", 304, NoBody, 4, false, 1, "content-length: 4\r\n", ""},
+		{"304 with a body", 304, Length, 4, false, 1, "content-length: 4\r\n", ""},
+		{"HEAD", 200, NoBody, 4, true, 1, "content-length: 4\r\n", ""},
+		{"HEAD, length not told", 200, NoBody, -1, true, 1, "", ""},
+		{"HEAD with a length", 200, Length, 4, true, 1, "content-length: 4\r\n", ""},
+		{"HEAD, chunked", 200, Chunked, 0, true, 1, chunked, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var out bytes.Buffer
+			w := NewWriter(&out)
+			w.Response(&Response{Status: c.status, Reason: []byte("R"), Framing: c.framing, Length: c.length}, c.minor, c.head, false)
+			if c.body != "-" { // who says that there is no body writes none
+				_ = w.Body([]byte("body"))
+			}
+			_ = w.End(nil)
+			if err := w.Flush(); err != nil {
+				t.Fatal(err)
+			}
+			want := fmt.Sprintf("HTTP/1.1 %d R\r\n%s\r\n%s", c.status, c.fields, strings.TrimPrefix(c.body, "-"))
+			if out.String() != want {
+				t.Errorf("got %q, want %q", out.String(), want)
+			}
+		})
 	}
 }
 

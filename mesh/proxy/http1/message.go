@@ -83,11 +83,17 @@ type Response struct {
 	Major    int // as in Request
 	Minor    int
 	Framing  Framing
-	Length   int64
+	Length   int64 // also of a body that is not there; -1 not told
 	Close    bool
 	Upgrade  []byte
 	Trailers Header
 	Bytes    int
+}
+
+// Bodiless reports whether the response ends with its head whatever its fields say (RFC 9110 section 6.4.1). toHead says that
+// the request was a HEAD.
+func (p *Response) Bodiless(toHead bool) bool {
+	return toHead || p.Status < 200 || p.Status == 204 || p.Status == 304
 }
 
 // Reset makes the request ready to be read into.

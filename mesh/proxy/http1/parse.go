@@ -359,8 +359,7 @@ func (p *Response) finish(toHead bool) error {
 		p.Upgrade = f.upgrade
 	}
 	switch {
-	case p.Status < 200, p.Status == 204, p.Status == 304, toHead:
-		// No body, whatever the length says (RFC 9112 section 6.3, rule 1).
+	case p.Bodiless(toHead): // RFC 9112 section 6.3, rule 1
 		p.Length = -1
 		if f.hasLength {
 			p.Length = f.length

@@ -13,6 +13,7 @@ type Writer struct {
 	buf     []byte
 	own     *[]byte
 	chunked bool
+	bare    bool // the response has no body: what is given for it goes nowhere
 	err     error
 	// Written counts the bytes handed to the connection.
 	Written int64
@@ -135,6 +136,7 @@ func (w *Writer) Request(q *Request) {
 
 // Response writes the head of p for a client that sent an HTTP/1.minor request. close ends the connection after it.
 // When the framing cannot be told to the client (UntilClose), chunked is used for 1.1 and the connection ends for 1.0.
+// toHead says that the request was a HEAD: the head tells of the body, which is not written.
 func (w *Writer) Response(p *Response, minor int, toHead, close bool) {
 	w.room(len(p.Reason) + 64)
 	b := append(w.buf, "HTTP/1.1 "...)
@@ -148,10 +150,13 @@ func (w *Writer) Response(p *Response, minor int, toHead, close bool) {
 	w.buf = append(b, '\r', '\n')
 	w.fields(&p.Header)
 	w.room(64)
+	w.bare = p.Bodiless(toHead)
 	switch {
+	case p.Status < 200 || p.Status == 204: // RFC 9110 section 8.6, RFC 9112 section 6.1
+		w.chunked = false
 	case p.Framing == NoBody:
-		if p.Length >= 0 && p.Status >= 200 && p.Status != 204 {
-			w.framing(Length, p.Length)
+		if p.Length >= 0 || !w.bare {
+			w.framing(Length, max(p.Length, 0)) // else the client would wait for the connection's end
 		}
 		w.chunked = false
 	case p.Framing == UntilClose || p.Framing == Chunked:
@@ -163,6 +168,7 @@ func (w *Writer) Response(p *Response, minor int, toHead, close bool) {
 	default:
 		w.framing(Length, p.Length)
 	}
+	w.chunked = w.chunked && !w.bare
 	switch {
 	case p.Status == 101 && p.Upgrade != nil:
 		w.buf = append(w.buf, "connection: Upgrade\r\nupgrade: "...)
@@ -197,7 +203,7 @@ func (w *Writer) Continue() error {
 
 // Body writes a piece of the body in the framing of the head. Large pieces go out at once, small ones wait for Flush.
 func (w *Writer) Body(p []byte) error {
-	if len(p) == 0 {
+	if len(p) == 0 || w.bare {
 		return w.err
 	}
 	if w.chunked {

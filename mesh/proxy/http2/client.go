@@ -75,19 +75,20 @@ func (s *Stream) Request(q *http1.Request) {
 	c := s.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.usable() {
+	// A stream that was given out before our own Shutdown still has its request.
+	if c.err != nil || c.refused || c.nextID >= 1<<31-1 {
 		s.fail(ErrUnprocessed)
 		return
 	}
 	s.id = c.nextID
 	c.nextID += 2
 	c.opened++
-	s.sendWin = c.peerWin
+	s.sendWin, s.toHead = c.peerWin, q.IsHead
 	c.streams[s.id] = s
 	s.head(c.enc.request(q), q.Framing == http1.NoBody)
 }
 
-// ReadResponse waits for the response's head. Limits were given with the connection.
+// ReadResponse waits for the response's head. Limits were given with the connection, and toHead with the request.
 func (s *Stream) ReadResponse(p *http1.Response, _ http1.Limits, _ bool) error {
 	c := s.c
 	c.mu.Lock()

@@ -53,14 +53,17 @@ type Conn struct {
 
 	recvWin, credit int64 // ours
 
-	nextID     uint32 // client: of the next stream; server: highest that the peer opened
+	nextID     uint32 // client: of the next stream; server: highest that the peer opened, refused ones included
 	open       int    // client: streams that were given out
 	handlers   int    // server: requests being handled
 	opened     uint64
 	resets     int // server: streams that the peer cancelled before they were answered
 	recent     [remembered]uint32
 	recentAt   int
-	goingAway  bool   // no more streams: a GOAWAY came, or the final one went
+	faded      uint32 // highest that recent held and holds no more
+	owed       int    // heads that may still come on streams that were reset
+	goingAway  bool   // no more streams: a GOAWAY came, the final one went, or Shutdown was called
+	refused    bool   // client: a GOAWAY came, so that streams given out before find nobody
 	graceful   bool   // server: the first GOAWAY went
 	lastGood   uint32 // server: of the final GOAWAY
 	finalTimer *time.Timer
@@ -146,8 +149,11 @@ func (c *Conn) end(err error) {
 	}
 	if ce != nil {
 		last := c.nextID
-		if !c.server {
+		switch {
+		case !c.server:
 			last = 0
+		case c.goingAway:
+			last = c.lastGood // it may not grow (RFC 9113 section 6.8)
 		}
 		c.out = appendGoAway(c.out, last, ce.code, ce.why)
 		err = ce
@@ -297,6 +303,11 @@ func (c *Conn) busy(f http2.Frame) error {
 	default:
 		return nil
 	}
+	return c.nothing()
+}
+
+// nothing counts a frame that brings nothing.
+func (c *Conn) nothing() error {
 	if c.quiet++; c.quiet < maxQuiet {
 		return nil
 	}
@@ -338,8 +349,8 @@ func (c *Conn) fragment(p []byte, last bool) error {
 	if c.server {
 		return c.accept(b)
 	}
-	if c.forgotten(b.id) {
-		return nil
+	if c.late(b.id) {
+		return c.lateHead()
 	}
 	return violation(http2.ErrCodeProtocol, "HEADERS on a stream that is not open")
 }
@@ -352,6 +363,24 @@ func (c *Conn) forgotten(id uint32) bool {
 		}
 	}
 	return false
+}
+
+// late reports whether frames of a closed stream may have been under way when it was given up here: it lies beyond the final
+// GOAWAY, or was reset, or may have been (of those that recent holds no more nobody knows). The lock is held.
+func (c *Conn) late(id uint32) bool {
+	if c.idle(id) {
+		return false
+	}
+	return c.server && c.goingAway && id > c.lastGood || id <= c.faded || c.forgotten(id)
+}
+
+// lateHead ignores a head that came late. Beyond what the resets account for it counts as a frame that brings nothing. The lock is held.
+func (c *Conn) lateHead() error {
+	if c.owed > 0 {
+		c.owed--
+		return nil
+	}
+	return c.nothing()
 }
 
 // idle reports whether a stream has never been opened. The lock is held.
@@ -375,8 +404,8 @@ func (c *Conn) data(f *http2.DataFrame) error {
 		switch {
 		case s == nil && c.idle(f.StreamID):
 			return violation(http2.ErrCodeProtocol, "DATA on an idle stream")
-		case s == nil && c.forgotten(f.StreamID):
-			return nil
+		case s == nil && c.late(f.StreamID):
+			return nil // the window bounds it
 		}
 		return violation(http2.ErrCodeStreamClosed, "DATA on a closed stream")
 	}
@@ -534,7 +563,7 @@ func (c *Conn) goAway(f *http2.GoAwayFrame) error {
 	if c.server {
 		return nil // a client that opens no more streams needs no answer
 	}
-	c.goingAway = true
+	c.goingAway, c.refused = true, true
 	for id, s := range c.streams {
 		if id > f.LastStreamID {
 			s.fail(ErrUnprocessed)
@@ -569,6 +598,8 @@ func (c *Conn) resetID(id uint32, code http2.ErrCode) {
 }
 
 func (c *Conn) remember(id uint32) {
+	c.faded = max(c.faded, c.recent[c.recentAt])
+	c.owed += 2 // a head and trailers
 	c.recent[c.recentAt] = id
 	c.recentAt = (c.recentAt + 1) % len(c.recent)
 }

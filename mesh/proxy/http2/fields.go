@@ -233,8 +233,8 @@ func (b *block) request(q *http1.Request) (bad string) {
 	return ""
 }
 
-// response moves the block into r.
-func (b *block) response(r *http1.Response) (bad string) {
+// response moves the block into r; toHead says that the request was a HEAD.
+func (b *block) response(r *http1.Response, toHead bool) (bad string) {
 	s := b.p.status
 	if b.bad != "" {
 		return b.bad
@@ -250,7 +250,14 @@ func (b *block) response(r *http1.Response) (bad string) {
 	}
 	r.Major = 2
 	r.Bytes = b.size
-	r.Framing, r.Length = framing(b.end, b.length)
+	switch {
+	case r.Bodiless(toHead):
+		r.Framing, r.Length = http1.NoBody, b.length
+	case b.end && b.length > 0:
+		return "fewer bytes than content-length"
+	default:
+		r.Framing, r.Length = framing(b.end, b.length)
+	}
 	return ""
 }
 

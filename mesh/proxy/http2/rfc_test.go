@@ -7,11 +7,15 @@ import (
 	"io"
 	"net"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
+
+	"github.com/meshproof/meshproof/mesh/proxy/http1"
 )
 
 // peer speaks frames to a connection under test.
@@ -23,7 +27,7 @@ type peer struct {
 	enc *hpack.Encoder
 }
 
-// connect begins a connection: preface, SETTINGS both ways, their acknowledgement.
+// connect dials and greets.
 func connect(t testing.TB, addr string) *peer {
 	t.Helper()
 	nc, err := net.Dial("tcp", addr)
@@ -32,6 +36,12 @@ func connect(t testing.TB, addr string) *peer {
 	}
 	t.Cleanup(func() { _ = nc.Close() })
 	_ = nc.SetDeadline(time.Now().Add(10 * time.Second))
+	return greet(t, nc)
+}
+
+// greet begins a connection: preface, SETTINGS both ways, their acknowledgement.
+func greet(t testing.TB, nc net.Conn) *peer {
+	t.Helper()
 	p := &peer{t: t, nc: nc, fr: http2.NewFramer(nc, nc)}
 	p.fr.AllowIllegalWrites = true
 	p.enc = hpack.NewEncoder(&p.buf)
@@ -182,16 +192,6 @@ func TestRules(t *testing.T) {
 		}, malformed},
 		"8.5 CONNECT with a path": {func(p *peer) { p.headers(1, true, ":method", "CONNECT", ":authority", "x", ":path", "/") }, malformed},
 		"10.5.1 head too large":   {func(p *peer) { p.headers(1, true, with(get, many(150)...)...) }, "answer"},
-		"10.5 PING flood":         {func(p *peer) { flood(p, func() error { return p.fr.WritePing(false, [8]byte{}) }) }, "GOAWAY ENHANCE_YOUR_CALM"},
-		"10.5 SETTINGS flood":     {func(p *peer) { flood(p, func() error { return p.fr.WriteSettings() }) }, "GOAWAY ENHANCE_YOUR_CALM"},
-		"10.5 empty DATA flood": {func(p *peer) {
-			p.headers(1, false, hang...)
-			flood(p, func() error { return p.fr.WriteData(1, false, nil) })
-		}, "GOAWAY ENHANCE_YOUR_CALM"},
-		"10.5 CONTINUATION flood": {func(p *peer) {
-			_ = p.fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: p.block(get...)})
-			flood(p, func() error { return p.fr.WriteContinuation(1, false, nil) })
-		}, "GOAWAY ENHANCE_YOUR_CALM"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			addr, _ := serve(t, Options{MaxHeaderBytes: 20 << 10}, func(s *Stream) {
@@ -221,12 +221,64 @@ func many(n int) (fields []string) {
 	return fields
 }
 
-// flood sends until the peer has had enough.
-func flood(p *peer, send func() error) {
-	for range 3 * maxQuiet {
-		if send() != nil {
-			return
-		}
+// TestFloods: frames that bring nothing cost the connection. Time stands still, as the limit is one of frames in a second, and
+// what the server says is read beside: an end that finds bytes unread would lose it.
+func TestFloods(t *testing.T) {
+	for name, c := range map[string]struct {
+		begin func(*peer)
+		frame func(*peer) error
+	}{
+		"PING":       {nil, func(p *peer) error { return p.fr.WritePing(false, [8]byte{}) }},
+		"SETTINGS":   {nil, func(p *peer) error { return p.fr.WriteSettings() }},
+		"PRIORITY":   {nil, func(p *peer) error { return p.fr.WritePriority(1, http2.PriorityParam{}) }},
+		"empty DATA": {func(p *peer) { p.headers(1, false, hang...) }, func(p *peer) error { return p.fr.WriteData(1, false, nil) }},
+		"CONTINUATION": {func(p *peer) {
+			_ = p.fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: p.block(get...)})
+		}, func(p *peer) error { return p.fr.WriteContinuation(1, false, nil) }},
+		"late HEADERS": {func(p *peer) {
+			p.headers(1, true, with(get, ":proto", "x")...) // is reset
+			p.block("x-t", "v")
+		}, func(p *peer) error {
+			return p.fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: p.buf.Bytes(), EndHeaders: true, EndStream: true})
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				a, b := net.Pipe()
+				var wg sync.WaitGroup
+				wg.Go(func() {
+					_ = NewServer(a, nil, Options{}).Serve(t.Context(), func(s *Stream) { _, _ = s.NextBody() })
+					_ = a.Close()
+				})
+				p := greet(t, b)
+				got := http2.ErrCodeNo
+				wg.Go(func() {
+					for {
+						f, err := p.fr.ReadFrame()
+						if err != nil {
+							return
+						}
+						if g, ok := f.(*http2.GoAwayFrame); ok {
+							got = g.ErrCode
+						}
+					}
+				})
+				if c.begin != nil {
+					c.begin(p)
+				}
+				sent := 0
+				for sent < 3*maxQuiet && c.frame(p) == nil {
+					sent++
+				}
+				if sent == 3*maxQuiet {
+					_ = b.Close() // it would take more
+				}
+				wg.Wait()
+				if got != http2.ErrCodeEnhanceYourCalm || sent < maxQuiet-10 {
+					t.Errorf("%v after %d frames", got, sent)
+				}
+			})
+		})
 	}
 }
 
@@ -248,6 +300,124 @@ func TestRapidReset(t *testing.T) {
 	}
 }
 
+// TestLateFramesAfterGoAway: what was under way to streams beyond the last one of the final GOAWAY costs nothing that is
+// under way (RFC 9113 section 6.8), and the compression state follows it.
+func TestLateFramesAfterGoAway(t *testing.T) {
+	addr, conns := serve(t, Options{ConnWindow: 128 << 10}, echo)
+	p := connect(t, addr)
+	p.headers(1, false, post...)
+	_ = p.fr.WritePing(false, [8]byte{1})
+	p.next(func(f http2.Frame) bool { q, ok := f.(*http2.PingFrame); return ok && q.IsAck() }) // the request is there
+	conns()[0].Shutdown()
+	drain := p.next(func(f http2.Frame) bool { _, ok := f.(*http2.PingFrame); return ok }).(*http2.PingFrame)
+	_ = p.fr.WritePing(true, drain.Data)
+	p.next(func(f http2.Frame) bool { g, ok := f.(*http2.GoAwayFrame); return ok && g.LastStreamID == 1 })
+	for id := uint32(3); id <= 5; id += 2 {
+		p.headers(id, false, with(post, "x-late", fmt.Sprint(id))...)
+		_ = p.fr.WriteWindowUpdate(id, 100)
+		for range 3 {
+			_ = p.fr.WriteData(id, false, make([]byte, 16<<10))
+		}
+		p.headers(id, true, "x-t", "v")
+		_ = p.fr.WriteRSTStream(id, http2.ErrCodeCancel)
+	}
+	_ = p.fr.WriteData(1, false, []byte("body"))
+	p.headers(1, true, "x-late", "3")
+	var body string
+	window := 0
+	p.next(func(f http2.Frame) bool {
+		switch f := f.(type) {
+		case *http2.DataFrame:
+			body += string(f.Data())
+		case *http2.WindowUpdateFrame:
+			window += int(f.Increment)
+		case *http2.GoAwayFrame:
+			t.Fatalf("GOAWAY %v: %s", f.ErrCode, f.DebugData())
+		case *http2.HeadersFrame:
+			return f.StreamEnded()
+		}
+		return false
+	})
+	if body != "body" || window < 64<<10 {
+		t.Errorf("the request under way: body %q, %d bytes of the window came back", body, window)
+	}
+}
+
+// TestLateFramesAfterResets: frames of streams that were reset, however many those are, do not end the connection.
+func TestLateFramesAfterResets(t *testing.T) {
+	const n = 3 * remembered
+	addr, _ := serve(t, Options{}, func(s *Stream) {
+		if s.req.Get("x-hang") == nil {
+			echo(s)
+		} // else not answered: the stream is reset
+	})
+	p := connect(t, addr)
+	for i := range uint32(n) {
+		p.headers(2*i+1, false, hang...)
+		p.next(func(f http2.Frame) bool { r, ok := f.(*http2.RSTStreamFrame); return ok && r.StreamID == 2*i+1 })
+	}
+	for i := range uint32(n) {
+		_ = p.fr.WriteData(2*i+1, false, []byte("x"))
+		p.headers(2*i+1, true, "x-t", "v")
+	}
+	p.headers(2*n+1, true, get...)
+	if got := p.outcome(); got != "answer" {
+		t.Errorf("got %s, want an answer to the next request", got)
+	}
+}
+
+// TestLateAnswers: answers to streams that the client has cancelled, however many those are, do not end its connection.
+func TestLateAnswers(t *testing.T) {
+	const n = 3 * remembered
+	a, b := net.Pipe()
+	p := &peer{t: t, nc: b, fr: http2.NewFramer(b, b)}
+	p.enc = hpack.NewEncoder(&p.buf)
+	cancelled, last, read := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	go func() { // reads what the client says for as long as it does
+		defer close(read)
+		_, _ = io.CopyN(io.Discard, b, int64(len(Preface)))
+		for resets := 0; ; {
+			f, err := p.fr.ReadFrame()
+			if err != nil {
+				return
+			}
+			switch f := f.(type) {
+			case *http2.RSTStreamFrame:
+				if resets++; resets == n {
+					close(cancelled)
+				}
+			case *http2.HeadersFrame:
+				if f.StreamID == 2*n+1 {
+					close(last)
+				}
+			}
+		}
+	}()
+	cl := NewClient(a, Options{})
+	_ = p.fr.WriteSettings()
+	for range n {
+		s := cl.Open(0)
+		s.Request(&http1.Request{Method: []byte("GET"), Target: []byte("/"), Host: []byte("x"), Framing: http1.NoBody})
+		s.Close()
+	}
+	<-cancelled
+	go func() {
+		for i := range uint32(n) {
+			p.headers(2*i+1, false, ":status", "200", "x-n", fmt.Sprint(i))
+			_ = p.fr.WriteData(2*i+1, true, []byte("late"))
+		}
+		<-last
+		p.headers(2*n+1, true, ":status", "204", "x-head", "fresh")
+	}()
+	if got := call(cl, "GET", "/", nil); got.err != nil || got.head != "fresh" {
+		t.Errorf("the next request: %+v", got)
+	}
+	_ = cl.Close()
+	cl.Wait()
+	_ = b.Close()
+	<-read
+}
+
 // TestTooManyStreams: what is beyond the limit is refused, and may be sent again.
 func TestTooManyStreams(t *testing.T) {
 	addr, _ := serve(t, Options{MaxStreams: 2}, func(s *Stream) { _, _ = s.NextBody() })
@@ -259,6 +429,40 @@ func TestTooManyStreams(t *testing.T) {
 	if f.StreamID != 5 || f.ErrCode != http2.ErrCodeRefusedStream {
 		t.Errorf("stream %d: %v", f.StreamID, f.ErrCode)
 	}
+}
+
+// answered has a client make one request, which do answers as the peer.
+func answered(t *testing.T, method string, do func(*peer)) answer {
+	t.Helper()
+	a, b := net.Pipe()
+	p := &peer{t: t, nc: b, fr: http2.NewFramer(b, b)}
+	p.enc = hpack.NewEncoder(&p.buf)
+	seen, read := make(chan struct{}), make(chan struct{})
+	go func() { // reads what the client says for as long as it does
+		defer close(read)
+		_, _ = io.CopyN(io.Discard, b, int64(len(Preface)))
+		_ = p.fr.WriteSettings()
+		for {
+			f, err := p.fr.ReadFrame()
+			if err != nil {
+				return
+			}
+			if _, ok := f.(*http2.HeadersFrame); ok {
+				close(seen)
+			}
+		}
+	}()
+	cl := NewClient(a, Options{})
+	go func() {
+		<-seen
+		do(p)
+	}()
+	got := call(cl, method, "/", nil)
+	_ = cl.Close()
+	cl.Wait()
+	_ = b.Close()
+	<-read
+	return got
 }
 
 // TestClientPeers: what a server may not do costs the client its stream or its connection, never a hang or a wrong answer.
@@ -280,37 +484,10 @@ func TestClientPeers(t *testing.T) {
 		"garbage":             {func(p *peer) { _, _ = io.WriteString(p.nc, "HTTP/1.1 400 Bad Request\r\n\r\n") }, "connection closed"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			a, b := net.Pipe()
-			p := &peer{t: t, nc: b, fr: http2.NewFramer(b, b)}
-			p.enc = hpack.NewEncoder(&p.buf)
-			seen, read := make(chan struct{}), make(chan struct{})
-			go func() { // reads what the client says for as long as it does
-				defer close(read)
-				_, _ = io.CopyN(io.Discard, b, int64(len(Preface)))
-				_ = p.fr.WriteSettings()
-				for {
-					f, err := p.fr.ReadFrame()
-					if err != nil {
-						return
-					}
-					if _, ok := f.(*http2.HeadersFrame); ok {
-						close(seen)
-					}
-				}
-			}()
-			cl := NewClient(a, Options{})
-			go func() {
-				<-seen
-				c.do(p)
-			}()
-			got := call(cl, "GET", "/", nil)
+			got := answered(t, "GET", c.do)
 			if c.want == "" && got.err != nil || c.want != "" && (got.err == nil || !strings.Contains(got.err.Error(), c.want)) {
 				t.Errorf("%+v, want %q", got, c.want)
 			}
-			_ = cl.Close()
-			cl.Wait()
-			_ = b.Close()
-			<-read
 		})
 	}
 }

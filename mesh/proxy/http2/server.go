@@ -155,15 +155,15 @@ func (c *Conn) accept(b *block) error {
 	case b.id%2 == 0:
 		return violation(http2.ErrCodeProtocol, "client stream with an even number")
 	case b.id <= c.nextID:
-		if c.forgotten(b.id) {
-			return nil
+		if c.late(b.id) {
+			return c.lateHead()
 		}
 		return violation(http2.ErrCodeStreamClosed, "HEADERS on a closed stream")
 	}
-	if c.goingAway {
-		return nil // beyond the last stream: the client knows to send it elsewhere
-	}
 	c.nextID = b.id
+	if c.goingAway {
+		return c.nothing() // beyond the last stream: the client knows to send it elsewhere
+	}
 	c.opened++
 	// Requests that were cancelled count until their handlers have ended.
 	if uint32(len(c.streams)) >= c.opt.MaxStreams || uint32(c.handlers) >= c.opt.MaxStreams {
@@ -249,8 +249,9 @@ func (s *Stream) interim(status int) error {
 	return nil
 }
 
-// Response sends the head of p. The other arguments are HTTP/1's and mean nothing here.
-func (s *Stream) Response(p *http1.Response, _ int, _, _ bool) {
+// Response sends the head of p, and with it the end where no body may follow. The other arguments are HTTP/1's and mean
+// nothing here.
+func (s *Stream) Response(p *http1.Response, _ int, toHead, _ bool) {
 	c := s.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -258,7 +259,7 @@ func (s *Stream) Response(p *http1.Response, _ int, _, _ bool) {
 		return
 	}
 	s.answered = true
-	s.head(c.enc.response(p), p.Framing == http1.NoBody)
+	s.head(c.enc.response(p), p.Framing == http1.NoBody || p.Bodiless(toHead))
 }
 
 // Finished reports whether the whole answer was handed over.

@@ -31,6 +31,7 @@ type Stream struct {
 	recvEnd  bool
 	sentEnd  bool
 	answered bool // server: a head was sent
+	toHead   bool // client: the request is a HEAD
 	unwanted bool // client: the peer has answered in full and wants no more of the request
 	err      error
 	cut      bool // it failed before END_STREAM came
@@ -83,7 +84,7 @@ func (s *Stream) reset(n *Stream) {
 	s.cond.L = nil
 	s.req, s.resp, s.trailers, s.recv, s.cur = n.req, n.resp, n.trailers, n.recv, n.cur
 	s.headOK, s.into, s.left = false, nil, -1
-	s.recvEnd, s.sentEnd, s.answered, s.unwanted, s.cut = false, false, false, false, false
+	s.recvEnd, s.sentEnd, s.answered, s.toHead, s.unwanted, s.cut = false, false, false, false, false, false
 	s.err, s.sendWin, s.recvWin, s.credit = nil, 0, 0, 0
 	s.deadline, s.timer, s.onFail = time.Time{}, nil, nil
 	s.last, s.lastGen, s.reused = -1, 0, false
@@ -143,7 +144,7 @@ func (s *Stream) responseHead(b *block) error {
 		c.malformed(s, "headers too large")
 		return nil
 	}
-	if bad := b.response(&s.resp); bad != "" {
+	if bad := b.response(&s.resp, s.toHead); bad != "" {
 		c.malformed(s, bad)
 		return nil
 	}
@@ -154,9 +155,12 @@ func (s *Stream) responseHead(b *block) error {
 		return nil // 100 and 103 go no further: the proxy answers Expect itself
 	}
 	s.headOK = true
-	if b.end {
+	switch {
+	case b.end:
 		s.ended()
-	} else if b.length >= 0 {
+	case s.resp.Framing == http1.NoBody:
+		s.left = 0 // only the end may follow
+	case b.length >= 0:
 		s.left = b.length
 	}
 	s.cond.Broadcast()
@@ -189,7 +193,7 @@ func (s *Stream) data(p []byte, n int64, end bool) {
 	if s.left >= 0 {
 		if s.left -= int64(len(p)); s.left < 0 {
 			c.giveBack(int64(len(p)))
-			c.malformed(s, "more bytes than content-length")
+			c.malformed(s, "more bytes than the head allows")
 			return
 		}
 	}

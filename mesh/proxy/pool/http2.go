@@ -3,6 +3,7 @@ package pool
 import (
 	"context"
 	"errors"
+	"net"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -32,6 +33,7 @@ type HTTP2 struct {
 	dialing bool       // at most one at a time: it serves many
 	live    int        // connections that are open or being made
 	closed  bool
+	ended   bool // nothing may be made any more
 }
 
 // shared is a connection with its streams.
@@ -71,6 +73,11 @@ func (p *HTTP2) Get(ctx context.Context) (*H2, error) {
 		if s := p.open(); s != nil {
 			p.mu.Unlock()
 			return s, nil
+		}
+		if p.closed {
+			// The host went while this request was on its way to it.
+			p.mu.Unlock()
+			return p.openNow(ctx)
 		}
 	}
 	if !p.limits.Pending.Take() {
@@ -112,9 +119,7 @@ func (p *HTTP2) open() *H2 {
 			c.Shutdown()
 		}
 		if s := c.Open(p.limits.MaxStreams); s != nil {
-			h := h2s.Get().(*H2)
-			h.Stream, h.local = s, c.local
-			return h
+			return newH2(s, c)
 		}
 		if c.Usable() {
 			i++ // full for now
@@ -123,6 +128,43 @@ func (p *HTTP2) open() *H2 {
 		p.conns = slices.Delete(p.conns, i, i+1)
 	}
 	return nil
+}
+
+// openNow makes a connection for one stream, beyond every bound, for a request that was let in already.
+func (p *HTTP2) openNow(ctx context.Context) (*H2, error) {
+	p.mu.Lock()
+	if p.ended {
+		p.mu.Unlock()
+		return nil, net.ErrClosed
+	}
+	p.live++
+	p.limits.Connections.Force()
+	l := p.limits
+	p.mu.Unlock()
+	nc, err := Connect(ctx, p.dial, l.ConnectTimeout)
+	if err != nil {
+		p.stats.Failed.Add(1)
+		p.mu.Lock()
+		p.lost()
+		p.mu.Unlock()
+		return nil, err
+	}
+	p.mu.Lock()
+	if p.ended {
+		p.lost()
+		p.mu.Unlock()
+		_ = nc.Close()
+		return nil, net.ErrClosed
+	}
+	c := p.begin(nc, l)
+	s := c.Open(0)
+	c.Shutdown() // it ends with its stream
+	p.keep(c)
+	p.mu.Unlock()
+	if s == nil {
+		return nil, http2.ErrClosed // it was lost at once
+	}
+	return newH2(s, c), nil
 }
 
 // serve gives room to those who wait.
@@ -188,19 +230,30 @@ func (p *HTTP2) connect() {
 		p.mu.Unlock()
 		return
 	}
-	p.stats.Opened.Add(1)
-	p.stats.Active.Add(1)
-	c := &shared{local: nc.LocalAddr().String(), idleAt: time.Now()}
-	c.Conn = http2.NewClient(nc, http2.Options{Changed: p.serve, Window: l.Window, ConnWindow: l.ConnWindow, KeepAlive: l.KeepAlive, KeepAliveTimeout: l.KeepAliveTimeout})
+	c := p.begin(nc, l)
 	p.mu.Lock()
 	p.dialing = false
-	p.conns = append(p.conns, c)
+	p.keep(c)
 	closed := p.closed
 	p.mu.Unlock()
 	p.serve()
 	if closed {
 		c.Shutdown()
 	}
+}
+
+// begin makes a shared connection of a dialed one.
+func (p *HTTP2) begin(nc net.Conn, l Limits) *shared {
+	p.stats.Opened.Add(1)
+	p.stats.Active.Add(1)
+	c := &shared{local: nc.LocalAddr().String(), idleAt: time.Now()}
+	c.Conn = http2.NewClient(nc, http2.Options{Changed: p.serve, Window: l.Window, ConnWindow: l.ConnWindow, KeepAlive: l.KeepAlive, KeepAliveTimeout: l.KeepAliveTimeout})
+	return c
+}
+
+// keep holds a connection until it ends. The lock is held.
+func (p *HTTP2) keep(c *shared) {
+	p.conns = append(p.conns, c)
 	p.wg.Go(func() {
 		c.Wait()
 		p.stats.Active.Add(-1)
@@ -253,6 +306,7 @@ func (p *HTTP2) End() {
 	p.Close()
 	p.stop()
 	p.mu.Lock()
+	p.ended = true
 	conns := slices.Clone(p.conns)
 	p.mu.Unlock()
 	for _, c := range conns {
@@ -275,6 +329,12 @@ type H2 struct {
 }
 
 var h2s = sync.Pool{New: func() any { return new(H2) }}
+
+func newH2(s *http2.Stream, c *shared) *H2 {
+	h := h2s.Get().(*H2)
+	h.Stream, h.local = s, c.local
+	return h
+}
 
 // Local implements Stream.
 func (s *H2) Local() string { return s.local }

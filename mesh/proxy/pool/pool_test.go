@@ -11,6 +11,10 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/meshproof/meshproof/mesh/proxy/breaker"
+	"github.com/meshproof/meshproof/mesh/proxy/http1"
+	"github.com/meshproof/meshproof/mesh/proxy/http2"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -178,6 +182,64 @@ func TestClosedPoolStillServesRequestsUnderWay(t *testing.T) {
 		synctest.Wait()
 		if n := st.Active.Load(); n != 0 || p.Idle() != 0 {
 			t.Errorf("%d open, %d idle in a closed pool", n, p.Idle())
+		}
+	})
+}
+
+// serve2 dials in-memory connections to HTTP/2 servers that answer 200.
+func serve2(t *testing.T) Dial {
+	return func(ctx context.Context) (net.Conn, error) {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		a, b := net.Pipe()
+		go func() {
+			_ = http2.NewServer(b, nil, http2.Options{}).Serve(t.Context(), func(s *http2.Stream) {
+				s.Response(&http1.Response{Status: 200}, 0, false, false)
+			})
+			_ = b.Close()
+		}()
+		return a, nil
+	}
+}
+
+// get2 makes one request on a stream.
+func get2(s *H2) error {
+	s.Request(&http1.Request{Method: []byte("GET"), Target: []byte("/"), Host: []byte("x")})
+	_ = s.Flush()
+	var p http1.Response
+	return s.ReadResponse(&p, http1.Limits{}, false)
+}
+
+func TestClosedHTTP2PoolStillServesRequestsUnderWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var st Stats
+		b := &breaker.Breakers{}
+		p := NewHTTP2(serve2(t), Limits{Connections: &b.Connections}, &st)
+		out, err := p.Get(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.Close()
+		if err := get2(out); err != nil {
+			t.Errorf("a stream that was given out before the close: %v", err)
+		}
+		late, err := p.Get(t.Context())
+		if err != nil {
+			t.Fatalf("a request that came just after close: %v", err)
+		}
+		if err := get2(late); err != nil {
+			t.Errorf("a request that came just after close: %v", err)
+		}
+		out.Put()
+		late.Put()
+		synctest.Wait()
+		if st.Active.Load() != 0 || b.Connections.Used() != 0 || p.Connections() != 0 {
+			t.Errorf("%d open, %d counted, %d kept in a closed pool", st.Active.Load(), b.Connections.Used(), p.Connections())
+		}
+		p.End()
+		if _, err := p.Get(t.Context()); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("after the end: %v", err)
 		}
 	})
 }
