@@ -191,6 +191,25 @@ func TestBrokenComponent(t *testing.T) {
 	noLeftovers(t, p, "broken")
 }
 
+// TestNodeCannotStart shows why at once, though the nodes before it run already.
+func TestNodeCannotStart(t *testing.T) {
+	p := testProvider(t)
+	spec := clusters.Spec{Lab: "unstarted", Clusters: []clusters.ClusterSpec{{Name: "one", Nodes: 2}}}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	_, err := p.Up(ctx, spec, func(e clusters.Event) {
+		if strings.HasPrefix(e.Detail, "starting") {
+			if err := os.RemoveAll(filepath.Join(p.labDir(spec.Lab), "clusters/one/nodes/one-2/logs")); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	if err == nil || errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), `node "one-2"`) {
+		t.Errorf("up: %v, want the node that could not start", err)
+	}
+	noLeftovers(t, p, spec.Lab)
+}
+
 // TestSideBySide runs two labs with the same cluster at the same addresses, and a lab of two clusters.
 func TestSideBySide(t *testing.T) {
 	p := testProvider(t)
