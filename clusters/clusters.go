@@ -67,6 +67,15 @@ type Lab interface {
 	Link(a, b string) (Link, error)
 }
 
+// Supervised is a Lab whose own parts, the components of Kubernetes and what holds them, are watched and logged.
+type Supervised interface {
+	Lab
+	// Broken says which part ended although it should not, with the last lines of its log; nil while all run.
+	Broken() error
+	// Logs copies what the parts logged into dir, which is made if needed; of a broken lab too. Down removes the originals.
+	Logs(dir string) error
+}
+
 // Link is the network path between two clusters: everything that goes from a node or pod of one to the other's, load balancer
 // addresses and API server included. What a Link does holds until Heal, also after this process has ended.
 type Link interface {

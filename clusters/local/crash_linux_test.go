@@ -92,7 +92,7 @@ func TestUpAfterKill(t *testing.T) {
 	if again.(*lab).keeper == l.keeper {
 		t.Error("same keeper")
 	}
-	if err := again.(*lab).broken(); err != nil {
+	if err := again.(*lab).Broken(); err != nil {
 		t.Error(err)
 	}
 }
@@ -159,7 +159,7 @@ func TestInterruptOfSecondUp(t *testing.T) {
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("up: %v, want context canceled", err)
 	}
-	if err := l.broken(); err != nil {
+	if err := l.Broken(); err != nil {
 		t.Error(err)
 	}
 }
@@ -239,7 +239,7 @@ func TestSideBySide(t *testing.T) {
 		t.Error(err)
 	}
 	noLeftovers(t, p, "side-a")
-	if err := b.broken(); err != nil {
+	if err := b.Broken(); err != nil {
 		t.Errorf("taking one lab down broke the other: %v", err)
 	}
 	_, err := p.Up(t.Context(), one("side-b"), nil)

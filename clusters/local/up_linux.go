@@ -80,7 +80,7 @@ func (p *Provider) up(ctx context.Context, spec clusters.Spec, progress clusters
 			done(progress, "cluster", "ready")
 			return l, nil
 		}
-		if l.broken() == nil { // not made by this call, so not removed by it
+		if l.Broken() == nil { // not made by this call, so not removed by it
 			return nil, err
 		}
 	}
@@ -192,5 +192,5 @@ func (p *Provider) attach(name string) (*lab, error) {
 	if err := readJSON(filepath.Join(dir, "keeper.json"), &l.keeper); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	return l, l.broken()
+	return l, l.Broken()
 }

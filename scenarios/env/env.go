@@ -70,8 +70,18 @@ const (
 const appsBudget = 90 * time.Second
 
 // Up brings up what is missing. When it fails after the clusters were made, the Env is returned beside the error, so that the
-// caller can collect diagnostics before Down.
+// caller can collect diagnostics before Down. If the lab broke meanwhile, the error says so first.
 func Up(ctx context.Context, o Options) (*Env, error) {
+	e, err := up(ctx, o)
+	if err != nil && e != nil {
+		if broke := e.Broken(); broke != nil {
+			err = fmt.Errorf("the lab broke: %w\nand so: %w", broke, err)
+		}
+	}
+	return e, err
+}
+
+func up(ctx context.Context, o Options) (*Env, error) {
 	if o.Progress == nil {
 		o.Progress = func(clusters.Event) {}
 	}

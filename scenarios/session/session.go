@@ -135,7 +135,11 @@ func runGroup(ctx context.Context, o Options, g Group, r *verdict.Report) (setup
 		out, err = carryOut(ctx, o, e, s, !last || e.Found && !o.Keep)
 		r.Scenarios = append(r.Scenarios, out)
 		if err != nil || ctx.Err() != nil {
-			r.Scenarios = append(r.Scenarios, notRun(g, g.Scenarios[i+1:], "the run ended before")...)
+			why := "the run ended before"
+			if errors.Is(err, errBroken) {
+				why = "its lab broke before"
+			}
+			r.Scenarios = append(r.Scenarios, notRun(g, g.Scenarios[i+1:], why)...)
 			break
 		}
 	}
@@ -173,6 +177,8 @@ func takeDown(ctx context.Context, e *env.Env, progress clusters.Progress) error
 	return nil
 }
 
+var errBroken = errors.New("the lab broke")
+
 // carryOut runs one scenario in namespaces of its own, which are removed after it if strike says so. The error is why the lab may
 // be in no state for a further scenario.
 func carryOut(ctx context.Context, o Options, e *env.Env, s catalog.Scenario, strike bool) (verdict.Scenario, error) {
@@ -187,6 +193,10 @@ func carryOut(ctx context.Context, o Options, e *env.Env, s catalog.Scenario, st
 	if err != nil {
 		out.Error = err.Error()
 	}
+	broke := e.Broken()
+	if broke != nil {
+		verdict.Void(&out, broke.Error())
+	}
 	verdict.Judge(&out, expect.GuardID)
 	after, cancel := context.WithTimeout(context.WithoutCancel(ctx), teardownBudget)
 	defer cancel()
@@ -194,7 +204,9 @@ func carryOut(ctx context.Context, o Options, e *env.Env, s catalog.Scenario, st
 	if (out.Outcome == verdict.Fail || out.Outcome == verdict.Inconclusive) && ctx.Err() == nil {
 		failed = collect(after, o, staged, s.ID)
 	}
-	if strike {
+	if broke != nil { // there is nobody to remove namespaces; the verdict has the details
+		failed = errors.Join(failed, fmt.Errorf("scenario %s: %w", s.ID, errBroken))
+	} else if strike {
 		begun := time.Now()
 		if err := staged.Strike(after); err != nil {
 			failed = errors.Join(failed, fmt.Errorf("scenario %s: %w", s.ID, err))
