@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 	"time"
@@ -44,11 +46,19 @@ func (e *SetupError) Error() string { return "the lab could not be set up: " + e
 // Unwrap returns why.
 func (e *SetupError) Unwrap() error { return e.Err }
 
-// Run carries a whole run out. The report is written whatever happens, and returned. The error is a *SetupError, or says
-// that the report could not be written or a lab not be taken down; verdicts are in the report alone.
+// FolderError says that Options.Dir cannot take a run; nothing was created.
+type FolderError struct{ Err error }
+
+func (e *FolderError) Error() string { return "report folder: " + e.Err.Error() }
+
+// Unwrap returns why.
+func (e *FolderError) Unwrap() error { return e.Err }
+
+// Run carries a whole run out. The report is written whatever happens, and returned, unless the error is a *FolderError. Else it
+// is a *SetupError, or says that the report could not be written or a lab not be taken down; verdicts are in the report alone.
 func Run(ctx context.Context, o Options) (verdict.Report, error) {
-	if err := os.MkdirAll(o.Dir, 0o755); err != nil {
-		return verdict.Report{}, fmt.Errorf("report folder: %w", err)
+	if err := makeFolder(o.Dir); err != nil {
+		return verdict.Report{}, &FolderError{Err: err}
 	}
 	if o.Env.Progress == nil {
 		o.Env.Progress = func(clusters.Event) {}
@@ -78,6 +88,24 @@ func Run(ctx context.Context, o Options) (verdict.Report, error) {
 	verdict.JudgeRun(&r)
 	compare(&r, o.Dir)
 	return r, errors.Join(append(errs, render.WriteDir(o.Dir, r))...)
+}
+
+// makeFolder makes the folder of a run, and in it the one for evidence. A folder that an earlier run wrote to is refused: its
+// evidence would mix with this run's.
+func makeFolder(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	_, err := os.Lstat(filepath.Join(dir, render.JSONFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		err = os.Mkdir(filepath.Join(dir, evidence.Dir), 0o755)
+	} else if err == nil {
+		err = fs.ErrExist
+	}
+	if errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("%s holds an earlier run: choose another, or remove it", dir)
+	}
+	return err
 }
 
 // describe says what the run is on.
@@ -219,7 +247,8 @@ func carryOut(ctx context.Context, o Options, e *env.Env, s catalog.Scenario, st
 
 // observe runs the body, keeps what it recorded and adds that up.
 func observe(ctx context.Context, out *verdict.Scenario, o Options, e *env.Env, s catalog.Scenario) (err error) {
-	store, err := evidence.Open(o.Dir)
+	dir := evidence.ScenarioDir(s.ID)
+	store, err := evidence.Open(filepath.Join(o.Dir, dir))
 	if err != nil {
 		return err
 	}
@@ -234,6 +263,13 @@ func observe(ctx context.Context, out *verdict.Scenario, o Options, e *env.Env, 
 	claims, err := s.Run(bounded, e, rec)
 	if err != nil && bounded.Err() != nil {
 		err = context.Cause(bounded)
+	}
+	for i := range claims { // which name the files of their streams, and may share a list
+		var files []string
+		for _, file := range claims[i].Evidence {
+			files = append(files, path.Join(dir, file))
+		}
+		claims[i].Evidence = files
 	}
 	out.Claims, out.Events, out.Topology = claims, rec.Events(), topology(e, rec)
 	sums, sumErr := streams(rec)
