@@ -35,8 +35,9 @@ type Provider interface {
 	// Name is the word that people select the provider with: local, kind, k3s, existing.
 	Name() string
 	// Up makes the lab, or finishes one that is half made; it returns once every node is Ready and cluster DNS answers.
-	// Calling it for a lab that is up is harmless. On error everything that it made has been removed again.
-	Up(ctx context.Context, spec Spec, progress Progress) (Lab, error)
+	// Calling it for a lab that is up is harmless; made says whether this call made the lab, also in place of a broken one, so that
+	// it is the caller's to take down. On error everything that it made has been removed again.
+	Up(ctx context.Context, spec Spec, progress Progress) (lab Lab, made bool, err error)
 	// Open attaches to a lab that is up. ErrNotFound if there is none of that name.
 	Open(ctx context.Context, lab string) (Lab, error)
 	// List names the labs of this provider, running or broken.

@@ -37,7 +37,7 @@ type Env struct {
 	Client  *workload.Client // of the first Site
 	Mesh    Mesh             // of the first Site
 	Version string
-	// Found is true when the lab was up before; then it is not this Env's to take down.
+	// Found is true when somebody else made the lab; then it is not this Env's to take down.
 	Found bool
 
 	// Control asks a scenario to leave out what it is there to prove: the policy, the change. It must then fail, for that reason.
@@ -90,9 +90,6 @@ func up(ctx context.Context, o Options) (*Env, error) {
 		return nil, err
 	}
 	e := &Env{Spec: o.Lab, Version: o.Version, provider: o.Provider, bin: o.Bin, cache: o.Cache}
-	if _, err := o.Provider.Open(ctx, o.Lab.Name); err == nil {
-		e.Found = true
-	}
 
 	// Archives are made while the cluster starts: neither needs the other.
 	var archives []string
@@ -102,11 +99,11 @@ func up(ctx context.Context, o Options) (*Env, error) {
 		return err
 	})
 	g.Go(func() error {
-		up, err := o.Provider.Up(gctx, o.Lab.Spec(), o.Progress)
+		up, made, err := o.Provider.Up(gctx, o.Lab.Spec(), o.Progress)
 		if err != nil {
 			return err
 		}
-		e.Lab = up
+		e.Lab, e.Found = up, !made
 		return nil
 	})
 	if err := g.Wait(); err != nil {
