@@ -40,7 +40,7 @@ type Provider interface {
 	Up(ctx context.Context, spec Spec, progress Progress) (lab Lab, made bool, err error)
 	// Open attaches to a lab that is up. ErrNotFound if there is none of that name.
 	Open(ctx context.Context, lab string) (Lab, error)
-	// List names the labs of this provider, running or broken.
+	// List names the labs of this provider, whatever their state.
 	List(ctx context.Context) ([]Status, error)
 	// Down removes the lab and all it left, also after a crash, and is harmless when there is nothing. What it could not
 	// remove is named in a *LeftoverError.
@@ -163,7 +163,7 @@ type LoadBalancerPort struct {
 type Status struct {
 	Lab      string    `json:"lab"`
 	Provider string    `json:"provider"`
-	State    string    `json:"state"` // running | broken
+	State    string    `json:"state"` // running | changing (somebody makes it or takes it down) | broken
 	Detail   string    `json:"detail,omitempty"`
 	Clusters []string  `json:"clusters"`
 	Created  time.Time `json:"created"`

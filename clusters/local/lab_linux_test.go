@@ -1,12 +1,43 @@
 package local
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/meshproof/meshproof/clusters"
 )
+
+// TestListOfLabInTheMaking needs nothing that runs.
+func TestListOfLabInTheMaking(t *testing.T) {
+	p, err := New(Options{StateDir: t.TempDir(), CacheDir: t.TempDir(), Prebuilt: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	unlock, err := lockLab(t.Context(), p.labDir("half"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	is := func(want string) {
+		t.Helper()
+		list, err := p.List(t.Context())
+		if err != nil || len(list) != 1 || list[0].State != want {
+			t.Errorf("list %+v, error %v, want one lab that is %s", list, err, want)
+		}
+	}
+	is("changing")
+	if _, err := p.Open(t.Context(), "half"); !errors.Is(err, errChanging) {
+		t.Errorf("open: %v, want %v", err, errChanging)
+	}
+	unlock()
+	is("broken")
+	if _, err := p.Open(t.Context(), "half"); !errors.Is(err, clusters.ErrNotFound) {
+		t.Errorf("open: %v, want %v", err, clusters.ErrNotFound)
+	}
+}
 
 // TestLogsOfBrokenLab needs nothing that runs: a lab whose keeper is gone tells why, and gives its logs away.
 func TestLogsOfBrokenLab(t *testing.T) {

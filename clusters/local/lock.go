@@ -48,6 +48,16 @@ func lockLab(ctx context.Context, dir string) (unlock func(), err error) {
 	}
 }
 
+// locked says whether somebody holds the lock of a lab's folder.
+func locked(dir string) bool {
+	f, err := os.Open(dir)
+	if err != nil {
+		return false
+	}
+	defer f.Close() // which gives back what Flock takes
+	return unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB) == unix.EWOULDBLOCK
+}
+
 func flock(ctx context.Context, f *os.File) error {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
