@@ -15,8 +15,14 @@ import (
 // Spec is what a lab asks of a provider. The zero value of a field means the provider's default.
 type Spec struct {
 	Lab      string        // name of the lab, a DNS label; unique on this host
-	Clusters []ClusterSpec // at least one, names unique
+	Clusters []ClusterSpec // at least one, names unique; at most MaxClusters, with at most MaxNodes together
 }
+
+// Limits of a lab, with any provider.
+const (
+	MaxClusters = 32
+	MaxNodes    = 200
+)
 
 // ClusterSpec is one cluster of a lab.
 type ClusterSpec struct {
