@@ -28,7 +28,7 @@ func (p *Provider) Down(ctx context.Context, name string) error {
 		// Somebody may have removed the folder by hand: processes and cgroups are found without it.
 		return p.sweep(ctx, name)
 	}
-	unlock, err := lockLab(ctx, dir)
+	unlock, err := lockLab(ctx, dir, nil)
 	if err != nil {
 		return fmt.Errorf("lab %q: wait for who is working on it: %w", name, err)
 	}

@@ -17,7 +17,7 @@ func TestListOfLabInTheMaking(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	unlock, err := lockLab(t.Context(), p.labDir("half"))
+	unlock, err := lockLab(t.Context(), p.labDir("half"), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -61,7 +61,7 @@ func (p *Provider) up(ctx context.Context, spec clusters.Spec, progress clusters
 		return nil, false, err
 	}
 	start := time.Now()
-	unlock, err := lockLab(ctx, dir)
+	unlock, err := lockLab(ctx, dir, func() { report(progress, "cluster", "waiting for another process that makes the lab or takes it down") })
 	if err != nil {
 		return nil, false, fmt.Errorf("wait for who is working on it: %w", err)
 	}
