@@ -49,6 +49,9 @@ func TestEvidenceOfEachScenario(t *testing.T) {
 		if lines := strings.Count(string(data), "\n"); err != nil || lines != i+1 {
 			t.Errorf("%s: %d requests, error %v, want %d", id, lines, err, i+1)
 		}
+		if _, err := os.Stat(filepath.Join(o.Dir, "evidence", id, "latency-a-b.hlog")); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

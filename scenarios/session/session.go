@@ -272,7 +272,7 @@ func observe(ctx context.Context, out *verdict.Scenario, o Options, e *env.Env, 
 		claims[i].Evidence = files
 	}
 	out.Claims, out.Events, out.Topology = claims, rec.Events(), topology(e, rec)
-	sums, sumErr := streams(rec)
+	sums, sumErr := streams(rec, filepath.Join(o.Dir, dir))
 	out.Streams = sums
 	return errors.Join(err, sumErr)
 }
