@@ -15,8 +15,14 @@ import (
 // Spec is what a lab asks of a provider. The zero value of a field means the provider's default.
 type Spec struct {
 	Lab      string        // name of the lab, a DNS label; unique on this host
-	Clusters []ClusterSpec // at least one, names unique
+	Clusters []ClusterSpec // at least one, names unique; at most MaxClusters, with at most MaxNodes together
 }
+
+// Limits of a lab, with any provider.
+const (
+	MaxClusters = 32
+	MaxNodes    = 200
+)
 
 // ClusterSpec is one cluster of a lab.
 type ClusterSpec struct {
@@ -35,11 +41,12 @@ type Provider interface {
 	// Name is the word that people select the provider with: local, kind, k3s, existing.
 	Name() string
 	// Up makes the lab, or finishes one that is half made; it returns once every node is Ready and cluster DNS answers.
-	// Calling it for a lab that is up is harmless. On error everything that it made has been removed again.
-	Up(ctx context.Context, spec Spec, progress Progress) (Lab, error)
+	// Calling it for a lab that is up is harmless; made says whether this call made the lab, also in place of a broken one, so that
+	// it is the caller's to take down. On error everything that it made has been removed again.
+	Up(ctx context.Context, spec Spec, progress Progress) (lab Lab, made bool, err error)
 	// Open attaches to a lab that is up. ErrNotFound if there is none of that name.
 	Open(ctx context.Context, lab string) (Lab, error)
-	// List names the labs of this provider, running or broken.
+	// List names the labs of this provider, whatever their state.
 	List(ctx context.Context) ([]Status, error)
 	// Down removes the lab and all it left, also after a crash, and is harmless when there is nothing. What it could not
 	// remove is named in a *LeftoverError.
@@ -65,6 +72,15 @@ type Lab interface {
 	DialContext(ctx context.Context, network, addr string) (net.Conn, error)
 	// Link is the way between two clusters of the lab, in both directions. An error names clusters that do not exist.
 	Link(a, b string) (Link, error)
+}
+
+// Supervised is a Lab whose own parts, the components of Kubernetes and what holds them, are watched and logged.
+type Supervised interface {
+	Lab
+	// Broken says which part ended although it should not, with the last lines of its log; nil while all run.
+	Broken() error
+	// Logs copies what the parts logged into dir, which is made if needed; of a broken lab too. Down removes the originals.
+	Logs(dir string) error
 }
 
 // Link is the network path between two clusters: everything that goes from a node or pod of one to the other's, load balancer
@@ -153,7 +169,7 @@ type LoadBalancerPort struct {
 type Status struct {
 	Lab      string    `json:"lab"`
 	Provider string    `json:"provider"`
-	State    string    `json:"state"` // running | broken
+	State    string    `json:"state"` // running | changing (somebody makes it or takes it down) | broken
 	Detail   string    `json:"detail,omitempty"`
 	Clusters []string  `json:"clusters"`
 	Created  time.Time `json:"created"`

@@ -70,7 +70,7 @@ type pair struct {
 
 func (p *pair) create(t *testing.T) {
 	start := time.Now()
-	lab, err := p.provider.Up(t.Context(), p.spec, func(e clusters.Event) { t.Logf("%s: %s", e.Phase, e.Detail) })
+	lab, _, err := p.provider.Up(t.Context(), p.spec, func(e clusters.Event) { t.Logf("%s: %s", e.Phase, e.Detail) })
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -122,14 +122,17 @@ type suite struct {
 const namespace = "clustertest"
 
 func (s *suite) create(t *testing.T) {
-	var err error
-	if s.lab, err = s.provider.Up(t.Context(), s.spec, func(e clusters.Event) { t.Logf("%s: %s", e.Phase, e.Detail) }); err != nil {
-		t.Fatal(err)
+	var (
+		made bool
+		err  error
+	)
+	if s.lab, made, err = s.provider.Up(t.Context(), s.spec, func(e clusters.Event) { t.Logf("%s: %s", e.Phase, e.Detail) }); err != nil || !made {
+		t.Fatalf("up: made %v, error %v", made, err)
 	}
 	s.cluster = s.lab.Clusters()[0]
-	again, err := s.provider.Up(t.Context(), s.spec, nil)
-	if err != nil {
-		t.Fatalf("up a second time: %v", err)
+	again, made, err := s.provider.Up(t.Context(), s.spec, nil)
+	if err != nil || made {
+		t.Fatalf("up a second time: made %v, error %v", made, err)
 	}
 	if got := again.Clusters()[0].Kubeconfig(); got != s.cluster.Kubeconfig() {
 		t.Errorf("up a second time: kubeconfig %s, was %s", got, s.cluster.Kubeconfig())

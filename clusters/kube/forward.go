@@ -48,6 +48,9 @@ func (c *Client) Forward(ctx context.Context, namespace, pod string, port int) (
 	case <-ended:
 		cancel()
 		return fail(errors.Join(ctx.Err(), t.err))
+	case <-ctx.Done(): // an API server may accept and never answer; what dials it takes no context, and is left to end by itself
+		cancel()
+		return fail(ctx.Err())
 	}
 	ports, err := fw.GetPorts()
 	if err != nil || len(ports) != 1 {

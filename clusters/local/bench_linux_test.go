@@ -41,7 +41,7 @@ func benchUpDown(b *testing.B, spec clusters.Spec) {
 		start := time.Now()
 		var mu sync.Mutex
 		latest := map[string]time.Duration{}
-		_, err := p.Up(b.Context(), spec, func(e clusters.Event) {
+		_, _, err := p.Up(b.Context(), spec, func(e clusters.Event) {
 			_, text, _ := strings.Cut(e.Detail, ": ")
 			if name, _, ok := strings.Cut(text, " ready after"); ok {
 				mu.Lock()
@@ -76,7 +76,7 @@ func BenchmarkFirstPod(b *testing.B) {
 	var load, ready time.Duration
 	for b.Loop() {
 		b.StopTimer()
-		l, err := p.Up(b.Context(), one("bench-pod"), nil)
+		l, _, err := p.Up(b.Context(), one("bench-pod"), nil)
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -127,7 +127,7 @@ func benchAtRest(b *testing.B, spec clusters.Spec) {
 	downAtEnd(b, p, spec.Lab)
 	const mib = 1 << 20
 	for b.Loop() {
-		l, err := p.Up(b.Context(), spec, nil)
+		l, _, err := p.Up(b.Context(), spec, nil)
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -60,7 +60,7 @@ func (p *Provider) binaries(ctx context.Context, progress clusters.Progress) (st
 	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
 		return "", err
 	}
-	unlock, err := lockFile(ctx, filepath.Dir(dir)+"/.lock")
+	unlock, err := lockFile(ctx, filepath.Dir(dir)+"/.lock", func() { report(progress, "build", "waiting for another process that builds the node binaries") })
 	if err != nil {
 		return "", fmt.Errorf("wait for another build of the node binaries: %w", err)
 	}
@@ -133,11 +133,13 @@ func goCommand(ctx context.Context, dir string, args ...string) *exec.Cmd {
 func build(ctx context.Context, src, dir string, progress clusters.Progress) (err error) {
 	report(progress, "build", "node binaries: upstream Kubernetes %s, etcd, containerd, CoreDNS, CNI plugins; once, about 5 to 10 minutes on 2 cores when nothing is cached", kubeVersion)
 	start := time.Now()
-	deps, err := goCommand(ctx, src, append([]string{"list", "-deps"}, append(buildFlags()[:4:4], "./cmd/...", "tool")...)...).Output()
-	if err != nil {
-		return commandError("go list", err)
+	var deps bytes.Buffer
+	list := goCommand(ctx, src, append([]string{"list", "-deps"}, append(buildFlags()[:4:4], "./cmd/...", "tool")...)...)
+	list.Stdout = &deps
+	if err := watch(ctx, list, 0, progress); err != nil { // it downloads the modules, which may take minutes
+		return err
 	}
-	total := bytes.Count(deps, []byte("\n"))
+	total := bytes.Count(deps.Bytes(), []byte("\n"))
 
 	stale, err := filepath.Glob(filepath.Join(filepath.Dir(dir), "building-*")) // of builds that were killed: we hold the lock
 	if err != nil {
@@ -158,6 +160,21 @@ func build(ctx context.Context, src, dir string, progress clusters.Progress) (er
 	}
 	args := append([]string{"build", "-v"}, buildFlags()...)
 	cmd := goCommand(ctx, src, append(args, "-o", tmp+"/", "./cmd/...", "tool")...)
+	if err := watch(ctx, cmd, total, progress); err != nil {
+		return err
+	}
+	if err := complete(tmp); err != nil {
+		return err
+	}
+	if err := os.Rename(tmp, dir); err != nil {
+		return err
+	}
+	done(progress, "build", "node binaries built in %s", time.Since(start).Round(time.Second))
+	return nil
+}
+
+// watch runs a go command and reports what it says; the error has its last lines.
+func watch(ctx context.Context, cmd *exec.Cmd, total int, progress clusters.Progress) error {
 	pipe, err := cmd.StderrPipe()
 	if err != nil {
 		return err
@@ -170,15 +187,8 @@ func build(ctx context.Context, src, dir string, progress clusters.Progress) (er
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		return fmt.Errorf("go build: %w\n%s", err, strings.Join(said, "\n"))
+		return fmt.Errorf("%s: %w\n%s", strings.Join(cmd.Args[:2], " "), err, strings.Join(said, "\n"))
 	}
-	if err := complete(tmp); err != nil {
-		return err
-	}
-	if err := os.Rename(tmp, dir); err != nil {
-		return err
-	}
-	done(progress, "build", "node binaries built in %s", time.Since(start).Round(time.Second))
 	return nil
 }
 

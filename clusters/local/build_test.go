@@ -2,6 +2,7 @@ package local
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -74,6 +75,37 @@ func TestPrebuilt(t *testing.T) {
 	if got, err := p.binaries(t.Context(), nil); err != nil || got != dir {
 		t.Errorf("%s, %v", got, err)
 	}
+}
+
+// TestWatch has a command that downloads and then fails.
+func TestWatch(t *testing.T) {
+	var events []string
+	cmd := exec.CommandContext(t.Context(), "sh", "-c", "echo go: downloading a/b v1 >&2; echo go: no such module >&2; exit 3")
+	err := watch(t.Context(), cmd, 0, func(e clusters.Event) { events = append(events, e.Detail) })
+	if err == nil || !strings.Contains(err.Error(), "exit status 3") || !strings.Contains(err.Error(), "go: no such module") {
+		t.Errorf("error %v, want the exit status and the last line", err)
+	}
+	if want := []string{"go: downloading a/b v1"}; !slices.Equal(events, want) {
+		t.Errorf("events %q, want %q", events, want)
+	}
+}
+
+// TestLockTellsWhoWaits has two that want one lock.
+func TestLockTellsWhoWaits(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "lock")
+	unlock, err := lockFile(t.Context(), path, func() { t.Error("nobody else has it") })
+	if err != nil {
+		t.Fatal(err)
+	}
+	told := 0
+	again, err := lockFile(t.Context(), path, func() {
+		told++
+		unlock()
+	})
+	if err != nil || told != 1 {
+		t.Fatalf("told %d times, error %v", told, err)
+	}
+	again()
 }
 
 func TestFollow(t *testing.T) {

@@ -74,8 +74,13 @@ func serveControl(ctx context.Context, l net.Listener, h http.Handler) {
 	_ = s.Serve(l) // ErrServerClosed
 }
 
+// controlBudget bounds what the keeper may take for an order: it only has to change some devices.
+const controlBudget = 10 * time.Second
+
 // control gives the keeper an order; in is the body and out what it answers, each may be nil.
 func (l *lab) control(ctx context.Context, method, path string, in, out any) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, controlBudget, fmt.Errorf("its keeper did not answer within %s", controlBudget))
+	defer cancel()
 	dir, err := os.Open(l.st.dir)
 	if err != nil {
 		return fmt.Errorf("lab %q: %w", l.st.Name, errNotRunning)
@@ -100,6 +105,8 @@ func (l *lab) control(ctx context.Context, method, path string, in, out any) err
 	if err != nil {
 		if ctx.Err() == nil {
 			err = errors.Join(errNotRunning, err)
+		} else {
+			err = context.Cause(ctx)
 		}
 		return fmt.Errorf("lab %q: %w", l.st.Name, err)
 	}

@@ -85,14 +85,20 @@ func TestUpAfterKill(t *testing.T) {
 	p := testProvider(t)
 	l := up(t, p, one("remake"))
 	l.keeper.kill()
-	again, err := p.Up(t.Context(), one("remake"), nil)
+	told := false
+	again, made, err := p.Up(t.Context(), one("remake"), func(e clusters.Event) {
+		told = told || strings.Contains(e.Detail, "lab is broken, making it anew: ") && strings.Contains(e.Detail, "keeper")
+	})
 	if err != nil {
 		t.Fatal(err)
+	}
+	if !told || !made {
+		t.Errorf("a broken lab is made anew: told %v, made %v", told, made)
 	}
 	if again.(*lab).keeper == l.keeper {
 		t.Error("same keeper")
 	}
-	if err := again.(*lab).broken(); err != nil {
+	if err := again.(*lab).Broken(); err != nil {
 		t.Error(err)
 	}
 }
@@ -134,7 +140,7 @@ func TestInterrupt(t *testing.T) {
 	p := testProvider(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	_, err := p.Up(ctx, one("interrupt"), func(e clusters.Event) {
+	_, _, err := p.Up(ctx, one("interrupt"), func(e clusters.Event) {
 		if strings.HasPrefix(e.Detail, "starting") {
 			cancel()
 		}
@@ -151,7 +157,7 @@ func TestInterruptOfSecondUp(t *testing.T) {
 	l := up(t, p, one("again"))
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	_, err := p.Up(ctx, one("again"), func(e clusters.Event) {
+	_, _, err := p.Up(ctx, one("again"), func(e clusters.Event) {
 		if e.Detail == "lab is there already" {
 			cancel()
 		}
@@ -159,7 +165,7 @@ func TestInterruptOfSecondUp(t *testing.T) {
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("up: %v, want context canceled", err)
 	}
-	if err := l.broken(); err != nil {
+	if err := l.Broken(); err != nil {
 		t.Error(err)
 	}
 }
@@ -184,11 +190,30 @@ func TestBrokenComponent(t *testing.T) {
 		}
 	}
 	p.opts.Prebuilt = bad
-	_, err = p.Up(t.Context(), one("broken"), nil)
+	_, _, err = p.Up(t.Context(), one("broken"), nil)
 	if err == nil || !strings.Contains(err.Error(), "kube-apiserver ended: exit status 7") || !strings.Contains(err.Error(), "the last line") {
 		t.Errorf("up: %v, want the component, its exit status and its last line", err)
 	}
 	noLeftovers(t, p, "broken")
+}
+
+// TestNodeCannotStart shows why at once, though the nodes before it run already.
+func TestNodeCannotStart(t *testing.T) {
+	p := testProvider(t)
+	spec := clusters.Spec{Lab: "unstarted", Clusters: []clusters.ClusterSpec{{Name: "one", Nodes: 2}}}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	_, _, err := p.Up(ctx, spec, func(e clusters.Event) {
+		if strings.HasPrefix(e.Detail, "starting") {
+			if err := os.RemoveAll(filepath.Join(p.labDir(spec.Lab), "clusters/one/nodes/one-2/logs")); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	if err == nil || errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), `node "one-2"`) {
+		t.Errorf("up: %v, want the node that could not start", err)
+	}
+	noLeftovers(t, p, spec.Lab)
 }
 
 // TestSideBySide runs two labs with the same cluster at the same addresses, and a lab of two clusters.
@@ -220,10 +245,10 @@ func TestSideBySide(t *testing.T) {
 		t.Error(err)
 	}
 	noLeftovers(t, p, "side-a")
-	if err := b.broken(); err != nil {
+	if err := b.Broken(); err != nil {
 		t.Errorf("taking one lab down broke the other: %v", err)
 	}
-	_, err := p.Up(t.Context(), one("side-b"), nil)
+	_, _, err := p.Up(t.Context(), one("side-b"), nil)
 	if err == nil || !strings.Contains(err.Error(), "take it down first") {
 		t.Errorf("up with another shape: %v", err)
 	}
@@ -250,7 +275,7 @@ func testRunner(opts, name string) error {
 	if err := json.Unmarshal([]byte(opts), &p.opts); err != nil {
 		return err
 	}
-	_, err := p.Up(context.Background(), one(name), nil)
+	_, _, err := p.Up(context.Background(), one(name), nil)
 	return err
 }
 

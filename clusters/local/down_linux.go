@@ -28,7 +28,7 @@ func (p *Provider) Down(ctx context.Context, name string) error {
 		// Somebody may have removed the folder by hand: processes and cgroups are found without it.
 		return p.sweep(ctx, name)
 	}
-	unlock, err := lockLab(ctx, dir)
+	unlock, err := lockLab(ctx, dir, nil)
 	if err != nil {
 		return fmt.Errorf("lab %q: wait for who is working on it: %w", name, err)
 	}
@@ -174,11 +174,16 @@ func (p *Provider) Open(_ context.Context, name string) (clusters.Lab, error) {
 		return nil, err
 	}
 	l, err := p.attach(name)
+	if err != nil && locked(p.labDir(name)) {
+		err = errChanging
+	}
 	if err != nil {
 		return nil, fmt.Errorf("lab %q: %w", name, err)
 	}
 	return l, nil
 }
+
+var errChanging = errors.New("somebody makes it or takes it down just now")
 
 // List implements clusters.Provider.
 func (p *Provider) List(context.Context) ([]clusters.Status, error) {
@@ -201,11 +206,14 @@ func (p *Provider) List(context.Context) ([]clusters.Status, error) {
 				s.Clusters = append(s.Clusters, c.Name)
 			}
 		}
-		if _, err := p.attach(e.Name()); err != nil {
+		_, err := p.attach(e.Name())
+		switch {
+		case locked(p.labDir(e.Name())): // what there is of it says nothing
+			s.State, s.Detail = "changing", errChanging.Error()
+		case errors.Is(err, clusters.ErrNotFound):
+			s.State, s.Detail = "broken", "half made"
+		case err != nil:
 			s.State, s.Detail = "broken", err.Error()
-			if errors.Is(err, clusters.ErrNotFound) {
-				s.Detail = "half made"
-			}
 		}
 		out = append(out, s)
 	}

@@ -119,7 +119,7 @@ func up(t testing.TB, p *Provider, spec clusters.Spec) *lab {
 		}
 		noLeftovers(t, p, spec.Lab)
 	})
-	l, err := p.Up(t.Context(), spec, nil)
+	l, _, err := p.Up(t.Context(), spec, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -72,6 +72,7 @@ func startKeeper(st *labState, listeners []*os.File) (process, error) {
 	return p, cmd.Process.Release()
 }
 
+// runKeeper keeps the lab until it is told to end, which it does not return from, or something fails to start.
 func runKeeper(labDir string) error {
 	starter := os.NewFile(3, "starter")
 	if _, err := io.ReadFull(starter, make([]byte, 1)); err != nil {
@@ -91,15 +92,15 @@ func runKeeper(labDir string) error {
 	defer fab.Close() // the namespaces go with the process
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	var wg sync.WaitGroup
-	defer wg.Wait()
+	// Nothing waits for the goroutines below: they end with the process, which must end on any error, for the nodes live as long as
+	// it does. Whoever makes the lab finds the reason in the log.
 	links := newLinkSet(st, fab)
 	defer links.close()
 	control, err := listenControl(labDir)
 	if err != nil {
 		return err
 	}
-	wg.Go(func() { serveControl(ctx, control, controlHandler(links)) })
+	go serveControl(ctx, control, controlHandler(links))
 	home := os.NewFile(4, "host network")
 	defer home.Close() // read only
 	fd := uintptr(5)
@@ -110,13 +111,10 @@ func runKeeper(labDir string) error {
 			return fmt.Errorf("cluster %q: listener handed down: %w", c.Name, err)
 		}
 		fd++
-		defer context.AfterFunc(ctx, func() { _ = l.Close() })()
-		wg.Go(func() { forward(ctx, l, fmt.Sprintf("%s:%d", c.Nodes[0].IP, apiPort), dialDirect) })
-		wg.Go(func() { balance(ctx, c, fab, home) })
+		go forward(ctx, l, fmt.Sprintf("%s:%d", c.Nodes[0].IP, apiPort), dialDirect)
+		go balance(ctx, c, fab, home)
 		for j := range c.Nodes {
-			if err := startNode(st, c, &c.Nodes[j], fab, &wg); err != nil {
-				stop()
-				_ = l.Close()
+			if err := startNode(st, c, &c.Nodes[j], fab); err != nil {
 				return fmt.Errorf("node %q: %w", c.Nodes[j].Name, err)
 			}
 		}
@@ -128,7 +126,7 @@ func runKeeper(labDir string) error {
 }
 
 // startNode starts a node's init in fresh namespaces and connects it to the cluster's switch.
-func startNode(st *labState, c *clusterState, n *nodeState, fab *fabric.Fabric, wg *sync.WaitGroup) error {
+func startNode(st *labState, c *clusterState, n *nodeState, fab *fabric.Fabric) error {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return err
@@ -157,7 +155,7 @@ func startNode(st *labState, c *clusterState, n *nodeState, fab *fabric.Fabric, 
 		return err
 	}
 	pid := cmd.Process.Pid
-	wg.Go(func() {
+	go func() { // ends with the node or the process
 		err := cmd.Wait()
 		slog.Error("node ended", "node", n.Name, "err", err)
 		_ = w.Close()
@@ -169,7 +167,7 @@ func startNode(st *labState, c *clusterState, n *nodeState, fab *fabric.Fabric, 
 				slog.Error("record failure", "err", err)
 			}
 		}
-	})
+	}()
 	p, err := findProcess(pid)
 	if err != nil {
 		return err

@@ -38,8 +38,10 @@ func (l *lab) Clusters() []clusters.Cluster {
 	return out
 }
 
-// broken says why the lab does not run as it should; nil if it does.
-func (l *lab) broken() error {
+var _ clusters.Supervised = (*lab)(nil)
+
+// Broken implements clusters.Supervised.
+func (l *lab) Broken() error {
 	if !l.keeper.alive() {
 		return &keeperError{tail(filepath.Join(l.st.dir, "keeper.log"))}
 	}
@@ -56,6 +58,42 @@ func (l *lab) broken() error {
 		}
 	}
 	return nil
+}
+
+// Logs implements clusters.Supervised: the keeper's log, and of each node a folder with its components' and what failed first.
+func (l *lab) Logs(dir string) error {
+	errs := []error{copyFile(filepath.Join(l.st.dir, "keeper.log"), filepath.Join(dir, "keeper.log"))}
+	for _, c := range l.st.Clusters {
+		for _, n := range c.Nodes {
+			logs, err := filepath.Glob(filepath.Join(n.Dir, "logs", "*.log"))
+			errs = append(errs, err)
+			for _, path := range append(logs, filepath.Join(n.Dir, "failed.json")) {
+				errs = append(errs, copyFile(path, filepath.Join(dir, n.Name, filepath.Base(path))))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// copyFile copies what is there; the folder is made.
+func copyFile(from, to string) error {
+	in, err := os.Open(from)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer in.Close() // read only
+	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+		return err
+	}
+	out, err := os.Create(to)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	return errors.Join(err, out.Close())
 }
 
 type keeperError struct{ tail []string }

@@ -3,6 +3,7 @@ package local
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -18,10 +19,15 @@ import (
 // linkSet is the keeper's: the links that are cut or slowed.
 type linkSet struct {
 	st  *labState
-	fab *fabric.Fabric
+	fab connector
 
 	mu    sync.Mutex
 	links map[[2]int]*changedLink
+}
+
+// connector is the part of a fabric.Fabric that links need.
+type connector interface {
+	Connect(a, b int, connected bool) error
 }
 
 type changedLink struct {
@@ -29,11 +35,11 @@ type changedLink struct {
 	relay *link.Relay
 }
 
-func newLinkSet(st *labState, fab *fabric.Fabric) *linkSet {
+func newLinkSet(st *labState, fab connector) *linkSet {
 	return &linkSet{st: st, fab: fab, links: map[[2]int]*changedLink{}}
 }
 
-// change brings a link into another state; what cannot be done leaves it as it was.
+// change brings a link into another state; what cannot be done leaves it as it was, or the error says why that failed too.
 func (s *linkSet) change(a, b string, edit func(*clusters.LinkState)) error {
 	x, y, err := s.st.pair(a, b)
 	if err != nil {
@@ -53,21 +59,30 @@ func (s *linkSet) change(a, b string, edit func(*clusters.LinkState)) error {
 			return err
 		}
 	}
+	if err := s.bring(l, x, y, next); err != nil {
+		return errors.Join(err, s.bring(l, x, y, l.LinkState))
+	}
+	l.LinkState = next
+	if next.Cut || next.Slow != nil {
+		s.links[key] = l
+	} else {
+		delete(s.links, key)
+	}
+	return nil
+}
+
+// bring makes the devices of a link what the state says.
+func (s *linkSet) bring(l *changedLink, x, y *clusterState, to clusters.LinkState) (err error) {
 	if l.relay != nil {
 		l.relay.Stop()
 		l.relay = nil
 	}
-	l.LinkState = next
-	s.links[key] = l
-	if !next.Cut && next.Slow == nil {
-		delete(s.links, key)
-		return s.fab.Connect(x.Index, y.Index, true)
-	}
-	if err := s.fab.Connect(x.Index, y.Index, false); err != nil || next.Cut {
+	whole := !to.Cut && to.Slow == nil
+	if err := s.fab.Connect(x.Index, y.Index, whole); err != nil || whole || to.Cut {
 		return err
 	}
 	towardsA, towardsB := fabric.Middle(x.Index, y.Index)
-	l.relay, err = link.StartRelay(towardsA, towardsB, *next.Slow)
+	l.relay, err = link.StartRelay(towardsA, towardsB, *to.Slow)
 	return err
 }
 

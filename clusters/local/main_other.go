@@ -18,8 +18,8 @@ func unsupported() error {
 }
 
 // Up fails: nodes are Linux namespaces.
-func (p *Provider) Up(context.Context, clusters.Spec, clusters.Progress) (clusters.Lab, error) {
-	return nil, unsupported()
+func (p *Provider) Up(context.Context, clusters.Spec, clusters.Progress) (clusters.Lab, bool, error) {
+	return nil, false, unsupported()
 }
 
 // Open finds nothing.

@@ -16,11 +16,10 @@ import (
 	"github.com/meshproof/meshproof/clusters/local/fabric"
 )
 
-const (
-	apiPort     = 6443
-	maxClusters = fabric.MaxSites
-	maxNodes    = 200
-)
+const apiPort = 6443
+
+// The addresses must be enough for every lab that may be asked for.
+const _ = uint(fabric.MaxSites - clusters.MaxClusters)
 
 // labState is lab.json: all that is known about a lab. It is written once, before anything is started.
 type labState struct {
@@ -71,8 +70,8 @@ func plan(labDir string, spec clusters.Spec, bin string, now time.Time) (*labSta
 	if err := checkName("lab", spec.Lab); err != nil {
 		return nil, err
 	}
-	if n := len(spec.Clusters); n < 1 || n > maxClusters {
-		return nil, fmt.Errorf("lab %q: %d clusters: give 1 to %d", spec.Lab, n, maxClusters)
+	if n := len(spec.Clusters); n < 1 || n > clusters.MaxClusters {
+		return nil, fmt.Errorf("lab %q: %d clusters: give 1 to %d", spec.Lab, n, clusters.MaxClusters)
 	}
 	st := &labState{Name: spec.Lab, Created: now, Bin: bin, CGroup: cgroupName(labDir), dir: labDir}
 	seen := map[string]bool{}
@@ -116,8 +115,8 @@ func plan(labDir string, spec clusters.Spec, bin string, now time.Time) (*labSta
 		}
 		st.Clusters = append(st.Clusters, c)
 	}
-	if nodes > maxNodes {
-		return nil, fmt.Errorf("lab %q: %d nodes: give at most %d", spec.Lab, nodes, maxNodes)
+	if nodes > clusters.MaxNodes {
+		return nil, fmt.Errorf("lab %q: %d nodes: give at most %d", spec.Lab, nodes, clusters.MaxNodes)
 	}
 	return st, nil
 }

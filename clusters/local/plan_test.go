@@ -48,7 +48,7 @@ func TestPlan(t *testing.T) {
 }
 
 func TestPlanErrors(t *testing.T) {
-	many := make([]clusters.ClusterSpec, maxClusters+1)
+	many := make([]clusters.ClusterSpec, clusters.MaxClusters+1)
 	for name, c := range map[string]struct {
 		spec clusters.Spec
 		want string

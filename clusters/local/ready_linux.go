@@ -76,7 +76,7 @@ func (l *lab) until(ctx context.Context, probe func(context.Context) error) erro
 		if err == nil {
 			return nil
 		}
-		if why := l.broken(); why != nil {
+		if why := l.Broken(); why != nil {
 			return why
 		}
 		select {

@@ -27,75 +27,79 @@ const aptCure = "apt-get install -y runc nftables"
 const cgroupCure = "mount cgroup2 on /sys/fs/cgroup with these controllers, or use the provider kind, once meshproof up --help lists it"
 
 // Up implements clusters.Provider. It needs root.
-func (p *Provider) Up(ctx context.Context, spec clusters.Spec, progress clusters.Progress) (clusters.Lab, error) {
-	lab, err := p.up(ctx, spec, progress)
+func (p *Provider) Up(ctx context.Context, spec clusters.Spec, progress clusters.Progress) (clusters.Lab, bool, error) {
+	lab, made, err := p.up(ctx, spec, progress)
 	if err != nil {
-		return nil, fmt.Errorf("lab %q: %w", spec.Lab, err)
+		return nil, false, fmt.Errorf("lab %q: %w", spec.Lab, err)
 	}
-	return lab, nil
+	return lab, made, nil
 }
 
-func (p *Provider) up(ctx context.Context, spec clusters.Spec, progress clusters.Progress) (*lab, error) {
+func (p *Provider) up(ctx context.Context, spec clusters.Spec, progress clusters.Progress) (l *lab, made bool, err error) {
 	dir := p.labDir(spec.Lab)
 	if _, err := plan(dir, spec, "", time.Time{}); err != nil { // bad input is told before anything happens
-		return nil, err
+		return nil, false, err
 	}
 	if os.Geteuid() != 0 {
-		return nil, fmt.Errorf("%w: nodes are made of namespaces, which needs root: use sudo, or the provider kind, once meshproof up --help lists it", ErrUnsupported)
+		return nil, false, fmt.Errorf("%w: nodes are made of namespaces, which needs root: use sudo, or the provider kind, once meshproof up --help lists it", ErrUnsupported)
 	}
 	for _, b := range []string{"runc", "nft"} {
 		if _, err := exec.LookPath(b); err != nil {
-			return nil, fmt.Errorf("%w: run: %s", err, aptCure)
+			return nil, false, fmt.Errorf("%w: run: %s", err, aptCure)
 		}
 	}
 	// Without them nodes become Ready all the same, and no pod ever starts.
 	hs, err := hierarchies()
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	if version, lacks, err := controllersOf(hs); err != nil || len(lacks) > 0 {
-		return nil, errors.Join(fmt.Errorf("%w: cgroup %s without %s: %s", ErrUnsupported, version, strings.Join(lacks, ", "), cgroupCure), err)
+		return nil, false, errors.Join(fmt.Errorf("%w: cgroup %s without %s: %s", ErrUnsupported, version, strings.Join(lacks, ", "), cgroupCure), err)
 	}
 	bin, err := p.binaries(ctx, progress)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	start := time.Now()
-	unlock, err := lockLab(ctx, dir)
+	unlock, err := lockLab(ctx, dir, func() { report(progress, "cluster", "waiting for another process that makes the lab or takes it down") })
 	if err != nil {
-		return nil, fmt.Errorf("wait for who is working on it: %w", err)
+		return nil, false, fmt.Errorf("wait for who is working on it: %w", err)
 	}
 	defer unlock()
 
 	// The budget covers the making, not the waiting for a build or a lock.
 	ctx, cancel := context.WithTimeout(ctx, upBudget)
 	defer cancel()
-	l, err := p.attach(spec.Lab)
+	l, err = p.attach(spec.Lab)
 	if err == nil && !l.st.sameShape(spec) {
-		return nil, errors.New("it exists with other clusters or node counts: take it down first, or choose another name")
+		return nil, false, errors.New("it exists with other clusters or node counts: take it down first, or choose another name")
 	}
 	if err == nil {
 		report(progress, "cluster", "lab is there already")
 		if err = l.waitReady(ctx, progress); err == nil {
 			done(progress, "cluster", "ready")
-			return l, nil
+			return l, false, nil
 		}
-		if l.broken() == nil { // not made by this call, so not removed by it
-			return nil, err
+		if l.Broken() == nil { // not made by this call, so not removed by it
+			return nil, false, err
 		}
 	}
 	// There is none, or it is half made or broken.
+	if !errors.Is(err, clusters.ErrNotFound) {
+		why, _, _ := strings.Cut(err.Error(), "\n")
+		report(progress, "cluster", "lab is broken, making it anew: %s", why)
+	}
 	if err := p.teardown(ctx, spec.Lab); err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	if l, err = p.make(ctx, spec, bin, progress); err != nil {
-		return nil, p.giveUp(ctx, spec.Lab, err)
+		return nil, false, p.giveUp(ctx, spec.Lab, err)
 	}
 	if err := l.waitReady(ctx, progress); err != nil {
-		return nil, p.giveUp(ctx, spec.Lab, err)
+		return nil, false, p.giveUp(ctx, spec.Lab, err)
 	}
 	done(progress, "cluster", "ready after %s", time.Since(start).Round(10*time.Millisecond))
-	return l, nil
+	return l, true, nil
 }
 
 // giveUp removes a lab that did not come up.
@@ -192,5 +196,5 @@ func (p *Provider) attach(name string) (*lab, error) {
 	if err := readJSON(filepath.Join(dir, "keeper.json"), &l.keeper); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	return l, l.broken()
+	return l, l.Broken()
 }

@@ -112,11 +112,6 @@ func record(h *hdrhistogram.Histogram, d time.Duration) {
 	_ = h.RecordValue(min(max(int64(d), 0), highest))
 }
 
-// Histograms returns copies of the histograms so far, in nanoseconds: from the intended start, and from the send.
-func (r *Recorder) Histograms() (latency, service *hdrhistogram.Histogram) {
-	return r.latency.Clone(), r.service.Clone()
-}
-
 // Summary are the figures of a stream. Durations are nanoseconds in JSON.
 type Summary struct {
 	Requests uint64 `json:"requests"` // with an outcome

@@ -10,22 +10,22 @@ import (
 	"sync"
 )
 
-// The layout of a run's folder. Streams and claims have a file each; their names are made safe by FileName.
+// The layout of a run's folder, which has one for all evidence, and of a Store's in there.
 const (
-	Dir           = "evidence"
-	EventsFile    = "evidence/events.jsonl"
-	RequestPrefix = "evidence/requests-"
-	ClaimsDir     = "evidence/claims"
-	Suffix        = ".jsonl"
+	Dir        = "evidence"
+	EventsFile = "events.jsonl"
 )
 
-// RequestsFile is where the requests of a stream lie, relative to the run's folder.
-func RequestsFile(stream string) string { return RequestPrefix + FileName(stream) + Suffix }
+// ScenarioDir is the folder of a scenario's Store, relative to the run's: scenarios name their streams as they like.
+func ScenarioDir(id string) string { return Dir + "/" + FileName(id) }
 
-// ClaimFile is where the samples of a claim lie, relative to the run's folder.
-func ClaimFile(id string) string { return ClaimsDir + "/" + FileName(id) + Suffix }
+// RequestsFile is where the requests of a stream lie in the folder of a Store.
+func RequestsFile(stream string) string { return "requests-" + FileName(stream) + ".jsonl" }
 
-// FileName makes a name of a stream or claim safe as the name of a file: letters, digits, dot, dash and underscore stay,
+// LatencyFile is where a scenario's run leaves the latencies of a stream, beside its requests.
+func LatencyFile(stream string) string { return "latency-" + FileName(stream) + ".hlog" }
+
+// FileName makes a name of a scenario or stream safe as the name of a file: letters, digits, dot, dash and underscore stay,
 // a slash becomes a dash, and everything else is written as its hex value, so that different names rarely meet.
 func FileName(name string) string {
 	var b strings.Builder
@@ -45,9 +45,9 @@ func FileName(name string) string {
 	return b.String()
 }
 
-// Store appends evidence to a run's folder, one JSON document a line. Its methods may be called concurrently; lines never
+// Store appends the evidence of one scenario to a folder, one JSON document a line. Its methods may be called concurrently; lines never
 // mix. Lines reach the files when a buffer fills, on Flush and on Close: after a crash a file ends early, possibly within
-// a line, which the readers tolerate.
+// a line.
 type Store struct {
 	dir   string
 	mu    sync.Mutex
@@ -62,7 +62,7 @@ type appender struct {
 
 // Open makes the folder if needed and returns a Store that appends to it. The caller must Close it.
 func Open(dir string) (*Store, error) {
-	if err := os.MkdirAll(filepath.Join(dir, filepath.FromSlash(ClaimsDir)), 0o755); err != nil {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("open evidence: %w", err)
 	}
 	return &Store{dir: dir, files: map[string]*appender{}}, nil
@@ -78,9 +78,6 @@ func (s *Store) Event(e Event) error {
 	}
 	return s.Flush()
 }
-
-// Sample appends a request to the samples that a claim was judged on.
-func (s *Store) Sample(claim string, r Request) error { return s.append(ClaimFile(claim), r) }
 
 func (s *Store) append(path string, v any) error {
 	line, err := json.Marshal(v)
@@ -111,7 +108,7 @@ func (s *Store) open(path string) (*appender, error) {
 	if a := s.files[path]; a != nil {
 		return a, nil
 	}
-	f, err := os.OpenFile(filepath.Join(s.dir, filepath.FromSlash(path)), os.O_RDWR|os.O_APPEND|os.O_CREATE, 0o644)
+	f, err := os.OpenFile(filepath.Join(s.dir, path), os.O_RDWR|os.O_APPEND|os.O_CREATE, 0o644)
 	if err != nil {
 		return nil, err
 	}

@@ -106,7 +106,7 @@ func canary(t *testing.T, start time.Time, seed uint64, broken bool) verdict.Sce
 				Count: counts[i], N: totals[i]}.Claim()
 			from := s.Events[2*i].Time
 			c.Window = &verdict.Window{From: from.Add(300 * time.Millisecond), To: from.Add(5800 * time.Millisecond)}
-			c.Evidence = []string{evidence.ClaimFile(c.ID)}
+			c.Evidence = []string{evidence.ScenarioDir(s.ID) + "/" + evidence.RequestsFile(name)}
 			if c.Outcome == verdict.Fail {
 				c.Reason += "\nsince 18:04:11 (VirtualService reviews, generation 4)\nlikely loadagent-2: its sidecar runs route version 17, all others 18"
 			}

@@ -9,6 +9,7 @@ import (
 	"html/template"
 	"io"
 	"math"
+	"path"
 	"slices"
 	"sort"
 	"strings"
@@ -104,10 +105,10 @@ func newPageScenario(i int, s verdict.Scenario) pageScenario {
 	}
 	main, alone := split(s.Claims)
 	for _, c := range main {
-		ps.Claims = append(ps.Claims, newPageClaim(c, ps.Chart))
+		ps.Claims = append(ps.Claims, newPageClaim(s.ID, c, ps.Chart))
 	}
 	for _, c := range alone {
-		ps.Alone = append(ps.Alone, newPageClaim(c, ps.Chart))
+		ps.Alone = append(ps.Alone, newPageClaim(s.ID, c, ps.Chart))
 		ps.Open = ps.Open || c.Outcome == verdict.Fail
 	}
 	ps.AloneSum = tally(alone)
@@ -117,7 +118,7 @@ func newPageScenario(i int, s verdict.Scenario) pageScenario {
 	return ps
 }
 
-func newPageClaim(c verdict.Claim, ch *chart) pageClaim {
+func newPageClaim(scenario string, c verdict.Claim, ch *chart) pageClaim {
 	pc := pageClaim{Claim: c, Figure: interval(c), Count: c.N > 0 && !strings.Contains(c.Observed, verdict.Group(c.N))}
 	for _, l := range lines(c.Reason) {
 		pc.Lines = append(pc.Lines, newReason(l))
@@ -130,7 +131,7 @@ func newPageClaim(c verdict.Claim, ch *chart) pageClaim {
 	}
 	var streams []string
 	for i, st := range ch.Streams {
-		if slices.Contains(c.Evidence, evidence.RequestsFile(st.Name)) {
+		if slices.Contains(c.Evidence, path.Join(evidence.ScenarioDir(scenario), evidence.RequestsFile(st.Name))) {
 			streams = append(streams, fmt.Sprint(i))
 		}
 	}

@@ -53,6 +53,17 @@ func Judge(s *Scenario, guard string) {
 	s.Outcome = Combine(all...)
 }
 
+// Void says that the lab itself broke while the scenario ran: that becomes its Error, and no claim counts as a failure any more,
+// not even a Firm one, since whatever was seen may be the lab's doing. Call it before Judge.
+func Void(s *Scenario, why string) {
+	s.Error = join("the lab broke: "+why, s.Error)
+	for i := range s.Claims {
+		if c := &s.Claims[i]; c.Outcome == Fail {
+			c.Outcome, c.Reason = Inconclusive, join(c.Reason, "not counted as a failure: the lab broke")
+		}
+	}
+}
+
 // JudgeRun sets the outcome of a run from its scenarios. A lab that could not be set up is inconclusive.
 func JudgeRun(r *Report) {
 	var all []Outcome
@@ -66,8 +77,8 @@ func JudgeRun(r *Report) {
 }
 
 func join(a, b string) string {
-	if a == "" {
-		return b
+	if a == "" || b == "" {
+		return a + b
 	}
 	return a + "\n" + b
 }

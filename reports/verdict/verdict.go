@@ -29,7 +29,7 @@ type Claim struct {
 	Statistic  string   `json:"statistic,omitempty"`  // "exact two-sided binomial"
 	Reason     string   `json:"reason,omitempty"`     // why not pass: since, where, likely, see, by hand; lines
 	Confounder string   `json:"confounder,omitempty"` // what else would explain a failure
-	Evidence   []string `json:"evidence,omitempty"`   // paths relative to the run's folder
+	Evidence   []string `json:"evidence,omitempty"`   // paths relative to the run's folder; of what a scenario returns, to the folder of its Store
 
 	Firm bool `json:"firm,omitempty"` // starvation of the host cannot explain a failure: it stands even if the guard tripped
 

@@ -41,7 +41,8 @@ type Isolation string
 const Exclusive Isolation = "exclusive"
 
 // Body carries a scenario out in a lab that is up: it drives, observes into rec, and returns the judged claims. An error says
-// that it could not be carried out; what was observed until then stays recorded.
+// that it could not be carried out; what was observed until then stays recorded. Evidence of its claims are names as
+// evidence.RequestsFile gives them: it does not know where the run keeps them.
 type Body func(ctx context.Context, e *env.Env, rec *record.Recorder) ([]verdict.Claim, error)
 
 // Scenario describes one scenario.

@@ -34,10 +34,5 @@ func (e *Env) LoadBuild(ctx context.Context, name string) (tag string, err error
 	if err != nil {
 		return "", err
 	}
-	for _, c := range e.Lab.Clusters() {
-		if err := c.LoadImages(ctx, archives...); err != nil {
-			return "", fmt.Errorf("load images into cluster %s: %w", c.Name(), err)
-		}
-	}
-	return tag, nil
+	return tag, e.load(ctx, archives)
 }

@@ -9,14 +9,29 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/meshproof/meshproof/clusters"
 	"github.com/meshproof/meshproof/mesh/status"
 )
 
+// Broken says which of the lab's own parts ended although it should not; nil while all run, and where the provider cannot tell.
+func (e *Env) Broken() error {
+	if l, ok := e.Lab.(clusters.Supervised); ok {
+		return l.Broken()
+	}
+	return nil
+}
+
+// labLogs is where the logs of the lab's own parts lie in a folder of diagnostics; no namespace or cluster can have the name.
+const labLogs = "_lab"
+
 // Collect writes what is needed to explain a failure into dir: pods, events, logs, Istio objects, sync status and each
-// proxy's configuration; of a lab with several clusters, into a folder for each. It collects as much as it can; what it could not
-// is listed in errors.txt there.
+// proxy's configuration; of a lab with several clusters, into a folder for each; and what the lab's own parts logged, into _lab. It
+// collects as much as it can; what it could not is listed in errors.txt there.
 func (e *Env) Collect(ctx context.Context, dir string) error {
 	var errs []error
+	if l, ok := e.Lab.(clusters.Supervised); ok { // first: it needs no API server that answers
+		errs = append(errs, l.Logs(filepath.Join(dir, labLogs)))
+	}
 	for _, s := range e.Sites {
 		to := dir
 		if len(e.Sites) > 1 {

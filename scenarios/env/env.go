@@ -37,7 +37,7 @@ type Env struct {
 	Client  *workload.Client // of the first Site
 	Mesh    Mesh             // of the first Site
 	Version string
-	// Found is true when the lab was up before; then it is not this Env's to take down.
+	// Found is true when somebody else made the lab; then it is not this Env's to take down.
 	Found bool
 
 	// Control asks a scenario to leave out what it is there to prove: the policy, the change. It must then fail, for that reason.
@@ -66,12 +66,36 @@ const (
 	phaseApps    = "apps"
 )
 
-// appsBudget bounds the wait for pods: on a busy two-core host they need some seconds.
-const appsBudget = 90 * time.Second
+// Bounds of what hangs when the lab does.
+const (
+	appsBudget   = 90 * time.Second // for pods to be Ready, and before that for applying them: on a busy two-core host they need some seconds
+	imagesBudget = 3 * time.Minute  // to load images into all nodes, which takes seconds
+)
+
+// within runs f and bounds it; an error then says so.
+func within(ctx context.Context, budget time.Duration, f func(context.Context) error) error {
+	bounded, cancel := context.WithTimeout(ctx, budget)
+	defer cancel()
+	err := f(bounded)
+	if err != nil && bounded.Err() != nil && ctx.Err() == nil {
+		return fmt.Errorf("took longer than %s: %w", budget, err)
+	}
+	return err
+}
 
 // Up brings up what is missing. When it fails after the clusters were made, the Env is returned beside the error, so that the
-// caller can collect diagnostics before Down.
+// caller can collect diagnostics before Down. If the lab broke meanwhile, the error says so first.
 func Up(ctx context.Context, o Options) (*Env, error) {
+	e, err := up(ctx, o)
+	if err != nil && e != nil {
+		if broke := e.Broken(); broke != nil {
+			err = fmt.Errorf("the lab broke: %w\nand so: %w", broke, err)
+		}
+	}
+	return e, err
+}
+
+func up(ctx context.Context, o Options) (*Env, error) {
 	if o.Progress == nil {
 		o.Progress = func(clusters.Event) {}
 	}
@@ -80,9 +104,6 @@ func Up(ctx context.Context, o Options) (*Env, error) {
 		return nil, err
 	}
 	e := &Env{Spec: o.Lab, Version: o.Version, provider: o.Provider, bin: o.Bin, cache: o.Cache}
-	if _, err := o.Provider.Open(ctx, o.Lab.Name); err == nil {
-		e.Found = true
-	}
 
 	// Archives are made while the cluster starts: neither needs the other.
 	var archives []string
@@ -92,11 +113,11 @@ func Up(ctx context.Context, o Options) (*Env, error) {
 		return err
 	})
 	g.Go(func() error {
-		up, err := o.Provider.Up(gctx, o.Lab.Spec(), o.Progress)
+		up, made, err := o.Provider.Up(gctx, o.Lab.Spec(), o.Progress)
 		if err != nil {
 			return err
 		}
-		e.Lab = up
+		e.Lab, e.Found = up, !made
 		return nil
 	})
 	if err := g.Wait(); err != nil {
@@ -163,20 +184,25 @@ func Archive(ctx context.Context, bin, name, version, out string) error {
 
 func (e *Env) loadImages(ctx context.Context, o Options, archives []string) error {
 	o.Progress(clusters.Event{Phase: phaseImages, Detail: fmt.Sprintf("loading %d", len(archives))})
+	if err := e.load(ctx, archives); err != nil {
+		return err
+	}
+	o.Progress(clusters.Event{Phase: phaseImages, Detail: fmt.Sprintf("%d loaded", len(archives)), Done: true})
+	return nil
+}
+
+// load puts archives on every node of every cluster.
+func (e *Env) load(ctx context.Context, archives []string) error {
 	g, gctx := errgroup.WithContext(ctx)
 	for _, c := range e.Lab.Clusters() {
 		g.Go(func() error {
-			if err := c.LoadImages(gctx, archives...); err != nil {
+			if err := within(gctx, imagesBudget, func(ctx context.Context) error { return c.LoadImages(ctx, archives...) }); err != nil {
 				return fmt.Errorf("load images into cluster %s: %w", c.Name(), err)
 			}
 			return nil
 		})
 	}
-	if err := g.Wait(); err != nil {
-		return err
-	}
-	o.Progress(clusters.Event{Phase: phaseImages, Detail: fmt.Sprintf("%d loaded", len(archives)), Done: true})
-	return nil
+	return g.Wait()
 }
 
 // deploy applies all apps and waits until their pods are Ready and every proxy has its configuration.
@@ -184,7 +210,13 @@ func (e *Env) deploy(ctx context.Context, apps []workload.App, progress clusters
 	progress(clusters.Event{Phase: phaseApps, Detail: "applying"})
 	g, gctx := errgroup.WithContext(ctx)
 	for _, a := range apps {
-		g.Go(func() error { return e.Client.Deploy(gctx, a, e.Mesh.Labels(), e.Version) })
+		g.Go(func() error {
+			err := within(gctx, appsBudget, func(ctx context.Context) error { return e.Client.Deploy(ctx, a, e.Mesh.Labels(), e.Version) })
+			if err != nil {
+				return fmt.Errorf("app %s: %w", a.Name, err)
+			}
+			return nil
+		})
 	}
 	if err := g.Wait(); err != nil {
 		return err

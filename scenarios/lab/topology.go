@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	"gopkg.in/yaml.v3"
+
+	"github.com/meshproof/meshproof/clusters"
 )
 
 // networks decodes the names of the lab's networks.
@@ -26,6 +28,7 @@ func (d *decoder) networks(n *yaml.Node, at string) []string {
 
 func (d *decoder) clusters(n *yaml.Node, at string) []Cluster {
 	var out []Cluster
+	nodes := 0
 	first := map[string]string{}
 	d.list(n, at, func(n *yaml.Node, at string) {
 		c := Cluster{Nodes: 1}
@@ -56,6 +59,12 @@ func (d *decoder) clusters(n *yaml.Node, at string) []Cluster {
 			d.bad(n, at+".name", "is missing; add a DNS label such as east")
 		}
 		out = append(out, c)
+		if len(out) == clusters.MaxClusters+1 {
+			d.bad(n, at, "is one too many; a lab has at most %d clusters", clusters.MaxClusters)
+		}
+		if nodes += c.Nodes; nodes > clusters.MaxNodes && nodes-c.Nodes <= clusters.MaxNodes {
+			d.bad(n, at, "makes %d nodes; a lab has at most %d", nodes, clusters.MaxNodes)
+		}
 	})
 	if n.Kind == yaml.SequenceNode && len(n.Content) == 0 {
 		d.bad(n, at, "is empty; a lab has at least one cluster")

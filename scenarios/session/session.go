@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 	"time"
@@ -44,11 +46,19 @@ func (e *SetupError) Error() string { return "the lab could not be set up: " + e
 // Unwrap returns why.
 func (e *SetupError) Unwrap() error { return e.Err }
 
-// Run carries a whole run out. The report is written whatever happens, and returned. The error is a *SetupError, or says
-// that the report could not be written or a lab not be taken down; verdicts are in the report alone.
+// FolderError says that Options.Dir cannot take a run; nothing was created.
+type FolderError struct{ Err error }
+
+func (e *FolderError) Error() string { return "report folder: " + e.Err.Error() }
+
+// Unwrap returns why.
+func (e *FolderError) Unwrap() error { return e.Err }
+
+// Run carries a whole run out. The report is written whatever happens, and returned, unless the error is a *FolderError. Else it
+// is a *SetupError, or says that the report could not be written or a lab not be taken down; verdicts are in the report alone.
 func Run(ctx context.Context, o Options) (verdict.Report, error) {
-	if err := os.MkdirAll(o.Dir, 0o755); err != nil {
-		return verdict.Report{}, fmt.Errorf("report folder: %w", err)
+	if err := makeFolder(o.Dir); err != nil {
+		return verdict.Report{}, &FolderError{Err: err}
 	}
 	if o.Env.Progress == nil {
 		o.Env.Progress = func(clusters.Event) {}
@@ -78,6 +88,24 @@ func Run(ctx context.Context, o Options) (verdict.Report, error) {
 	verdict.JudgeRun(&r)
 	compare(&r, o.Dir)
 	return r, errors.Join(append(errs, render.WriteDir(o.Dir, r))...)
+}
+
+// makeFolder makes the folder of a run, and in it the one for evidence. A folder that an earlier run wrote to is refused: its
+// evidence would mix with this run's.
+func makeFolder(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	_, err := os.Lstat(filepath.Join(dir, render.JSONFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		err = os.Mkdir(filepath.Join(dir, evidence.Dir), 0o755)
+	} else if err == nil {
+		err = fs.ErrExist
+	}
+	if errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("%s holds an earlier run: choose another, or remove it", dir)
+	}
+	return err
 }
 
 // describe says what the run is on.
@@ -135,7 +163,11 @@ func runGroup(ctx context.Context, o Options, g Group, r *verdict.Report) (setup
 		out, err = carryOut(ctx, o, e, s, !last || e.Found && !o.Keep)
 		r.Scenarios = append(r.Scenarios, out)
 		if err != nil || ctx.Err() != nil {
-			r.Scenarios = append(r.Scenarios, notRun(g, g.Scenarios[i+1:], "the run ended before")...)
+			why := "the run ended before"
+			if errors.Is(err, errBroken) {
+				why = "its lab broke before"
+			}
+			r.Scenarios = append(r.Scenarios, notRun(g, g.Scenarios[i+1:], why)...)
 			break
 		}
 	}
@@ -173,6 +205,8 @@ func takeDown(ctx context.Context, e *env.Env, progress clusters.Progress) error
 	return nil
 }
 
+var errBroken = errors.New("the lab broke")
+
 // carryOut runs one scenario in namespaces of its own, which are removed after it if strike says so. The error is why the lab may
 // be in no state for a further scenario.
 func carryOut(ctx context.Context, o Options, e *env.Env, s catalog.Scenario, strike bool) (verdict.Scenario, error) {
@@ -187,6 +221,10 @@ func carryOut(ctx context.Context, o Options, e *env.Env, s catalog.Scenario, st
 	if err != nil {
 		out.Error = err.Error()
 	}
+	broke := e.Broken()
+	if broke != nil {
+		verdict.Void(&out, broke.Error())
+	}
 	verdict.Judge(&out, expect.GuardID)
 	after, cancel := context.WithTimeout(context.WithoutCancel(ctx), teardownBudget)
 	defer cancel()
@@ -194,7 +232,9 @@ func carryOut(ctx context.Context, o Options, e *env.Env, s catalog.Scenario, st
 	if (out.Outcome == verdict.Fail || out.Outcome == verdict.Inconclusive) && ctx.Err() == nil {
 		failed = collect(after, o, staged, s.ID)
 	}
-	if strike {
+	if broke != nil { // there is nobody to remove namespaces; the verdict has the details
+		failed = errors.Join(failed, fmt.Errorf("scenario %s: %w", s.ID, errBroken))
+	} else if strike {
 		begun := time.Now()
 		if err := staged.Strike(after); err != nil {
 			failed = errors.Join(failed, fmt.Errorf("scenario %s: %w", s.ID, err))
@@ -207,7 +247,8 @@ func carryOut(ctx context.Context, o Options, e *env.Env, s catalog.Scenario, st
 
 // observe runs the body, keeps what it recorded and adds that up.
 func observe(ctx context.Context, out *verdict.Scenario, o Options, e *env.Env, s catalog.Scenario) (err error) {
-	store, err := evidence.Open(o.Dir)
+	dir := evidence.ScenarioDir(s.ID)
+	store, err := evidence.Open(filepath.Join(o.Dir, dir))
 	if err != nil {
 		return err
 	}
@@ -223,8 +264,15 @@ func observe(ctx context.Context, out *verdict.Scenario, o Options, e *env.Env, 
 	if err != nil && bounded.Err() != nil {
 		err = context.Cause(bounded)
 	}
+	for i := range claims { // which name the files of their streams, and may share a list
+		var files []string
+		for _, file := range claims[i].Evidence {
+			files = append(files, path.Join(dir, file))
+		}
+		claims[i].Evidence = files
+	}
 	out.Claims, out.Events, out.Topology = claims, rec.Events(), topology(e, rec)
-	sums, sumErr := streams(rec)
+	sums, sumErr := streams(rec, filepath.Join(o.Dir, dir))
 	out.Streams = sums
 	return errors.Join(err, sumErr)
 }

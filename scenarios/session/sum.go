@@ -2,8 +2,10 @@ package session
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
@@ -18,8 +20,8 @@ import (
 	"github.com/meshproof/meshproof/scenarios/record"
 )
 
-// streams adds up the recorded load, a Stream each.
-func streams(rec *record.Recorder) ([]verdict.Stream, error) {
+// streams adds up the recorded load, a Stream each, and leaves their latencies in the folder dir of the evidence.
+func streams(rec *record.Recorder, dir string) ([]verdict.Stream, error) {
 	by := map[string][]evidence.Request{}
 	for _, r := range rec.Requests() {
 		by[r.Stream] = append(by[r.Stream], r)
@@ -31,8 +33,19 @@ func streams(rec *record.Recorder) ([]verdict.Stream, error) {
 			return nil, fmt.Errorf("sum up stream %s: %w", s.Name, err)
 		}
 		out = append(out, v)
+		if err := writeLog(filepath.Join(dir, evidence.LatencyFile(s.Name)), by[s.Name]); err != nil {
+			return nil, fmt.Errorf("latencies of stream %s: %w", s.Name, err)
+		}
 	}
 	return out, nil
+}
+
+func writeLog(path string, requests []evidence.Request) error {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(series.Log(f, requests), f.Close())
 }
 
 // topology is the traffic that was seen: sources, gateway, workloads, and the answers on each way.

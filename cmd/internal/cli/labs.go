@@ -113,7 +113,7 @@ stays the same as long as the lab lives; "meshproof status" lists them too.`,
 			if err != nil {
 				p.fail()
 				p.close()
-				return coded(codeSetup, err)
+				return coded(codeSetup, undo(cmd.Context(), e, l.Name, err))
 			}
 			p.close()
 			return a.printUp(cmd.Context(), provider, e.Lab)
@@ -121,6 +121,22 @@ stays the same as long as the lab lives; "meshproof status" lists them too.`,
 	})
 	f.add(c)
 	return c
+}
+
+// undo takes down what an up made that failed because of why, and returns that with what became of the lab.
+func undo(ctx context.Context, e *env.Env, name string, why error) error {
+	if e == nil { // the provider has removed what it made
+		return why
+	}
+	if e.Found {
+		return fmt.Errorf("%w\nlab %s was up before and stays; take it down with: meshproof down %s", why, name, name)
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute) // also when the user interrupts
+	defer cancel()
+	if err := e.Down(ctx); err != nil {
+		return fmt.Errorf("%w\ntake the lab down: %w", why, err)
+	}
+	return fmt.Errorf("%w\nlab %s was taken down again", why, name)
 }
 
 func (a *app) downCommand() *cobra.Command {

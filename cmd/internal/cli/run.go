@@ -175,6 +175,10 @@ func (a *app) run(ctx context.Context, o session.Options) error {
 	o.Watch = func(s catalog.Scenario, rec *record.Recorder) func() { return a.watch(p, s, rec) }
 
 	r, err := session.Run(ctx, o)
+	var folder *session.FolderError
+	if errors.As(err, &folder) {
+		return usage("%w\nnothing was created", folder)
+	}
 	var setup *session.SetupError
 	if errors.As(err, &setup) {
 		p.fail()

@@ -1,0 +1,49 @@
+package env_test
+
+import (
+	"context"
+	"testing"
+
+	"github.com/meshproof/meshproof/clusters"
+	"github.com/meshproof/meshproof/scenarios/env"
+	"github.com/meshproof/meshproof/scenarios/lab"
+)
+
+// shared is a provider whose lab appears between an Open, which finds none, and the Up that waited for whoever made it.
+type shared struct {
+	clusters.Provider
+	made bool // by the Up
+	down int
+}
+
+func (s *shared) Open(context.Context, string) (clusters.Lab, error) {
+	return nil, clusters.ErrNotFound
+}
+
+func (s *shared) Up(context.Context, clusters.Spec, clusters.Progress) (clusters.Lab, bool, error) {
+	return bare{}, s.made, nil
+}
+
+func (s *shared) Down(context.Context, string) error {
+	s.down++
+	return nil
+}
+
+type bare struct{ clusters.Lab }
+
+func TestDownLeavesTheLabOfAnother(t *testing.T) {
+	for _, made := range []bool{false, true} {
+		s := &shared{made: made}
+		// There are no binaries, so it fails once the clusters are there.
+		e, err := env.Up(t.Context(), env.Options{Lab: lab.Default(), Provider: s, Bin: t.TempDir(), Cache: t.TempDir(), Version: "test"})
+		if err == nil || e == nil || e.Found == made {
+			t.Fatalf("made %v: env %+v, error %v", made, e, err)
+		}
+		if err := e.Down(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if removed := s.down > 0; removed != made {
+			t.Errorf("made %v, removed %v", made, removed)
+		}
+	}
+}
