@@ -231,6 +231,31 @@ func TestWriterDropsHopByHop(t *testing.T) {
 	}
 }
 
+func TestResponseRefused(t *testing.T) {
+	for name, c := range map[string]struct {
+		in   string
+		want error
+	}{
+		"bare CR in the reason":     {"HTTP/1.1 200 O\rK\r\nContent-Length: 0\r\n\r\n", ErrBadStatus},
+		"NUL in the reason":         {"HTTP/1.1 200 O\x00K\r\nContent-Length: 0\r\n\r\n", ErrBadStatus},
+		"DEL in the reason":         {"HTTP/1.1 200 O\x7fK\r\nContent-Length: 0\r\n\r\n", ErrBadStatus},
+		"status of two digits":      {"HTTP/1.1 20 OK\r\nContent-Length: 0\r\n\r\n", ErrBadStatus},
+		"tab and text beyond ASCII": {"HTTP/1.1 200 O\tK \xc3\xa9\r\nContent-Length: 0\r\n\r\n", nil}, // RFC 9112 section 4
+		"connection names many":     {"HTTP/1.1 200 OK\r\nConnection: a,b,c,d,e,f,g,h,i,j\r\nContent-Length: 0\r\n\r\n", nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var p Response
+			err := NewReader(strings.NewReader(c.in)).ReadResponse(&p, DefaultLimits, false)
+			var got *ParseError
+			switch {
+			case c.want == nil && err == nil:
+			case !errors.As(err, &got) || got.Status != 502 || c.want == nil || got.Detail != c.want.(*ParseError).Detail:
+				t.Errorf("got %v, want %v", err, c.want)
+			}
+		})
+	}
+}
+
 // TestNamedByConnection: fields that Connection names end here (RFC 9110 section 7.6.1), but for those that say where a
 // request comes from: a client that names them is up to something, and Envoy refuses it.
 func TestNamedByConnection(t *testing.T) {

@@ -173,6 +173,11 @@ func (p *Response) statusLine(line []byte) error {
 	if len(line) > 13 {
 		p.Reason = line[13:]
 	}
+	for _, c := range p.Reason { // a bare CR would end the line for some clients
+		if c < ' ' && c != '\t' || c == 0x7f {
+			return ErrBadStatus
+		}
+	}
 	return nil
 }
 
