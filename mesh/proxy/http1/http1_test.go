@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -248,6 +249,82 @@ func TestWriterDropsHopByHop(t *testing.T) {
 	}
 }
 
+func TestResponseRefused(t *testing.T) {
+	for name, c := range map[string]struct {
+		in   string
+		want error
+	}{
+		"bare CR in the reason":     {"HTTP/1.1 200 O\rK\r\nContent-Length: 0\r\n\r\n", ErrBadStatus},
+		"NUL in the reason":         {"HTTP/1.1 200 O\x00K\r\nContent-Length: 0\r\n\r\n", ErrBadStatus},
+		"DEL in the reason":         {"HTTP/1.1 200 O\x7fK\r\nContent-Length: 0\r\n\r\n", ErrBadStatus},
+		"status of two digits":      {"HTTP/1.1 20 OK\r\nContent-Length: 0\r\n\r\n", ErrBadStatus},
+		"tab and text beyond ASCII": {"HTTP/1.1 200 O\tK \xc3\xa9\r\nContent-Length: 0\r\n\r\n", nil}, // RFC 9112 section 4
+		"connection names many":     {"HTTP/1.1 200 OK\r\nConnection: a,b,c,d,e,f,g,h,i,j\r\nContent-Length: 0\r\n\r\n", nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var p Response
+			err := NewReader(strings.NewReader(c.in)).ReadResponse(&p, DefaultLimits, false)
+			var got *ParseError
+			switch {
+			case c.want == nil && err == nil:
+			case !errors.As(err, &got) || got.Status != 502 || c.want == nil || got.Detail != c.want.(*ParseError).Detail:
+				t.Errorf("got %v, want %v", err, c.want)
+			}
+		})
+	}
+}
+
+// TestNamedByConnection: fields that Connection names end here (RFC 9110 section 7.6.1), but for those that say where a
+// request comes from: a client that names them is up to something, and Envoy refuses it.
+func TestNamedByConnection(t *testing.T) {
+	for _, c := range []struct {
+		connection, fields string
+		want               error
+	}{
+		{"close, X-A", "x-b te", nil},
+		{"x-a, X-B", "te", nil},
+		{",, keep-alive ,\tx-b", "x-a te", nil},
+		{"TE, upgrade, connection", "x-a x-b te", nil},
+		{"http2-settings", "x-a x-b te", nil},
+		{"nothing-of-that-name", "x-a x-b te", nil},
+		{"Host", "x-a x-b te", nil}, // is written anew
+		{":path", "", ErrBadConnection},
+		{"x-a, X-Forwarded-For", "", ErrBadConnection},
+		{"x-forwarded-proto", "", ErrBadConnection},
+		{"X-Forwarded-Host", "", ErrBadConnection},
+		{"a,b,c,d,e,f,g,h,i,j", "", ErrBadConnection},
+	} {
+		t.Run(c.connection, func(t *testing.T) {
+			const fields = "X-A: 1\r\nX-B: 1\r\nX-A: 2\r\nTE: trailers\r\nHTTP2-Settings: A\r\n"
+			if c.connection != "http2-settings" {
+				c.fields = strings.TrimSpace(c.fields + " http2-settings")
+			}
+			names := func(h *Header) string {
+				var out []string
+				for _, f := range h.Fields {
+					if n := string(f.Name); (n == "te" || !hop(f.Name)) && !slices.Contains(out, n) {
+						out = append(out, n)
+					}
+				}
+				return strings.Join(out, " ")
+			}
+			var q Request
+			err := NewReader(strings.NewReader("GET / HTTP/1.1\r\nHost: x\r\nConnection: "+c.connection+"\r\n"+fields+"\r\n")).ReadRequest(&q, DefaultLimits)
+			if !errors.Is(err, c.want) || err == nil && names(&q.Header) != c.fields {
+				t.Errorf("request: %v, fields %q, want %v, %q", err, names(&q.Header), c.want, c.fields)
+			}
+			if c.want != nil {
+				return
+			}
+			var p Response
+			err = NewReader(strings.NewReader("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: "+c.connection+"\r\n"+fields+"\r\n")).ReadResponse(&p, DefaultLimits, false)
+			if err != nil || names(&p.Header) != c.fields {
+				t.Errorf("response: %v, fields %q, want %q", err, names(&p.Header), c.fields)
+			}
+		})
+	}
+}
+
 // TestResponseFraming: every response that leaves the connection open says where it ends, and one without a body has no byte
 // of it (RFC 9112 section 6.3).
 func TestResponseFraming(t *testing.T) {
@@ -301,6 +378,7 @@ func TestResponseFraming(t *testing.T) {
 func FuzzRequest(f *testing.F) {
 	f.Add([]byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n"))
 	f.Add([]byte("POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nT: v\r\n\r\n"))
+	f.Add([]byte("GET / HTTP/1.1\r\nHost: x\r\nConnection: a, TE\r\nA: b\r\nTE: trailers\r\nConnection: b\r\n\r\n"))
 	f.Add([]byte("POST http://h/a HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabcGET / HTTP/1.1"))
 	f.Fuzz(func(t *testing.T, in []byte) {
 		r := NewReader(bytes.NewReader(in))

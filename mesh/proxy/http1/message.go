@@ -39,6 +39,7 @@ var (
 	ErrHTTP10          = &ParseError{426, "low_version"}
 	ErrHTTP2Preface    = &ParseError{400, "http1.codec_error.http2_preface"}
 	ErrBadStatus       = &ParseError{502, "http1.codec_error.invalid_status"}
+	ErrBadConnection   = &ParseError{400, "http1.connection_header_rejected"}
 	ErrBadHost         = &ParseError{400, "invalid_authority"}
 	ErrUnexpectedEOF   = errors.New("http1: connection ended within a message")
 	errBodyNotFinished = errors.New("http1: body not read to its end")

@@ -173,6 +173,11 @@ func (p *Response) statusLine(line []byte) error {
 	if len(line) > 13 {
 		p.Reason = line[13:]
 	}
+	for _, c := range p.Reason { // a bare CR would end the line for some clients
+		if c < ' ' && c != '\t' || c == 0x7f {
+			return ErrBadStatus
+		}
+	}
 	return nil
 }
 
@@ -232,6 +237,7 @@ type framing struct {
 	chunked          bool
 	close, keepAlive bool
 	upgradeNamed     bool
+	named            bool // Connection has other words than those
 	upgrade          []byte
 	expect           bool
 	hosts            int
@@ -285,28 +291,92 @@ func (f *framing) read(h *Header) error {
 
 func (f *framing) connection(value []byte) {
 	for len(value) > 0 {
-		tok := value
-		if i := bytes.IndexByte(value, ','); i >= 0 {
-			tok, value = value[:i], value[i+1:]
-		} else {
-			value = nil
-		}
-		tok = bytes.Trim(tok, " \t")
-		switch {
+		var tok []byte
+		switch tok, value = cutToken(value); {
+		case len(tok) == 0:
 		case asciiEqualFold(tok, "close"):
 			f.close = true
 		case asciiEqualFold(tok, "keep-alive"):
 			f.keepAlive = true
 		case asciiEqualFold(tok, "upgrade"):
 			f.upgradeNamed = true
+		default:
+			f.named = true
 		}
 	}
+}
+
+// cutToken takes the first element off a list.
+func cutToken(list []byte) (tok, rest []byte) {
+	tok, rest, _ = bytes.Cut(list, []byte(","))
+	return bytes.Trim(tok, " \t"), rest
+}
+
+// maxNamed words of Connection are too many in a request, as for Envoy.
+const maxNamed = 10
+
+// dropNamed removes the fields that Connection names (RFC 9110 section 7.6.1); those that the writer drops anyway are left to it.
+// Like Envoy it refuses a request that names many, or that names what tells where it comes from.
+func (h *Header) dropNamed(request bool) error {
+	n := 0
+	for i := range h.Fields {
+		if string(h.Fields[i].Name) != "connection" {
+			continue
+		}
+		var tok []byte
+		for rest := h.Fields[i].Value; len(rest) > 0; {
+			if tok, rest = cutToken(rest); len(tok) == 0 {
+				continue
+			}
+			if n++; request && (n >= maxNamed || vital(tok)) {
+				return ErrBadConnection
+			}
+			for j := range h.Fields {
+				if f := &h.Fields[j]; sameName(tok, f.Name) && !hop(f.Name) {
+					f.Name = nil
+				}
+			}
+		}
+	}
+	h.Del(nil)
+	return nil
+}
+
+// vital are the fields that a client may not have removed.
+func vital(tok []byte) bool {
+	if tok[0] == ':' {
+		return true
+	}
+	for _, name := range [...]string{"x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"} {
+		if asciiEqualFold(tok, name) {
+			return true
+		}
+	}
+	return false
+}
+
+// sameName reports whether tok is name, which is lower case.
+func sameName(tok, name []byte) bool {
+	if len(tok) != len(name) {
+		return false
+	}
+	for i, c := range tok {
+		if tokenTable[c] != name[i] {
+			return false
+		}
+	}
+	return true
 }
 
 func (q *Request) finish() error {
 	var f framing
 	if err := f.read(&q.Header); err != nil {
 		return err
+	}
+	if f.named {
+		if err := q.dropNamed(true); err != nil {
+			return err
+		}
 	}
 	if f.hosts > 1 || (f.hosts == 0 && q.Minor == 1 && q.Host == nil) {
 		return ErrBadHost
@@ -349,6 +419,9 @@ func (p *Response) finish(toHead bool) error {
 			return &ParseError{502, pe.Detail}
 		}
 		return err
+	}
+	if f.named {
+		_ = p.dropNamed(false) // refuses requests only
 	}
 	if f.close {
 		p.Close = true

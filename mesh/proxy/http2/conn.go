@@ -42,7 +42,8 @@ type Conn struct {
 	gen        uint64
 	wanted     bool // somebody asked for a flush
 	work       sync.Cond
-	blocked    int // streams that wait for a window or for the writer
+	room       sync.Cond // the reader waits for the writer
+	blocked    int       // streams that wait for a window or for the writer
 	finish     bool
 
 	// The peer's settings and windows.
@@ -78,7 +79,7 @@ type Conn struct {
 func newConn(nc net.Conn, server bool, o Options) *Conn {
 	c := &Conn{nc: nc, server: server, opt: o.withDefaults(), streams: map[uint32]*Stream{}, enc: newEncoder(),
 		sendWin: initialWindow, peerWin: initialWindow, peerFrame: maxFrame, peerMax: 1 << 30}
-	c.work.L = &c.mu
+	c.work.L, c.room.L = &c.mu, &c.mu
 	c.recvWin = int64(c.opt.ConnWindow)
 	c.blk.server, c.blk.limits = server, &c.opt
 	if !server {
@@ -119,9 +120,9 @@ func (c *Conn) read() error {
 			if !errors.As(err, &se) {
 				return err
 			}
-			c.mu.Lock()
-			c.resetID(se.StreamID, se.Code)
-			c.mu.Unlock()
+			if err := c.answerReset(se.StreamID, se.Code); err != nil {
+				return err
+			}
 		} else if err := c.frame(f); err != nil {
 			return err
 		}
@@ -182,6 +183,7 @@ func (c *Conn) lose(err error) {
 		}
 	}
 	c.work.Signal()
+	c.room.Signal()
 }
 
 // write is the writing goroutine: it ends after the connection's last bytes.
@@ -211,6 +213,7 @@ func (c *Conn) write() {
 			c.lose(err)
 			break
 		}
+		c.room.Signal()
 		c.wake()
 	}
 	c.out = nil
@@ -256,11 +259,12 @@ func (c *Conn) frame(f http2.Frame) error {
 	}
 	switch f := f.(type) {
 	case *http2.HeadersFrame:
-		if f.HasPriority() && f.Priority.StreamDep == f.StreamID {
-			defer c.resetOwn(f.StreamID)
-		}
 		c.blk.begin(f.StreamID, f.StreamEnded())
-		return c.fragment(f.HeaderBlockFragment(), f.HeadersEnded())
+		err := c.fragment(f.HeaderBlockFragment(), f.HeadersEnded())
+		if err == nil && f.HasPriority() && f.Priority.StreamDep == f.StreamID {
+			return c.answerReset(f.StreamID, http2.ErrCodeProtocol) // RFC 7540 section 5.3.1
+		}
+		return err
 	case *http2.ContinuationFrame:
 		return c.fragment(f.HeaderBlockFragment(), f.HeadersEnded())
 	case *http2.DataFrame:
@@ -277,7 +281,7 @@ func (c *Conn) frame(f http2.Frame) error {
 		return c.goAway(f)
 	case *http2.PriorityFrame:
 		if f.StreamDep == f.StreamID {
-			c.resetOwn(f.StreamID)
+			return c.answerReset(f.StreamID, http2.ErrCodeProtocol)
 		}
 	case *http2.PushPromiseFrame:
 		return violation(http2.ErrCodeProtocol, "PUSH_PROMISE")
@@ -285,11 +289,25 @@ func (c *Conn) frame(f http2.Frame) error {
 	return nil
 }
 
-// resetOwn answers a stream that depends on itself (RFC 7540 section 5.3.1).
-func (c *Conn) resetOwn(id uint32) {
+// answerReset resets a stream, open or not, for a frame that the peer sent on it.
+func (c *Conn) answerReset(id uint32, code http2.ErrCode) error {
 	c.mu.Lock()
-	c.resetID(id, http2.ErrCodeProtocol)
-	c.mu.Unlock()
+	defer c.mu.Unlock()
+	if err := c.await(); err != nil {
+		return err
+	}
+	c.resetID(id, code)
+	return nil
+}
+
+// await stops the reader, before it takes what needs an answer, until the peer has read enough of the answers that wait. The
+// lock is held.
+func (c *Conn) await() error {
+	for len(c.out) > maxUnwritten && c.err == nil {
+		c.want()
+		c.room.Wait()
+	}
+	return c.err
 }
 
 // busy bounds what a peer can send without bringing a request on.

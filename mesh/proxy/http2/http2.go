@@ -63,7 +63,7 @@ const (
 	maxFrame        = 16 << 10  // that is read and written
 	highWater       = 256 << 10 // unwritten bytes that stop bodies
 	maxQuiet        = 2000      // frames in a second that bring nothing: PING, SETTINGS, PRIORITY, empty DATA, heads that come late
-	maxUnwritten    = 1 << 20   // bytes of answers to such frames that the peer does not read
+	maxUnwritten    = 1 << 20   // bytes that the peer does not read: such frames end the connection then, requests wait
 	minResets       = 500       // streams that were cancelled early before their share counts
 	remembered      = 64        // streams that were reset here: what is still on its way to them is ignored
 	maxWindow       = 1<<31 - 1

@@ -2,6 +2,7 @@ package http2
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -280,6 +281,84 @@ func TestFloods(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestUnreadAnswers: a peer that reads no answers is not read from when enough of them wait, and served when it reads again.
+func TestUnreadAnswers(t *testing.T) {
+	for name, c := range map[string]struct {
+		frame func(p *peer, id uint32) error
+		one   int // bytes of an answer
+	}{
+		"answered": {func(p *peer, id uint32) error {
+			return p.fr.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: p.block(get...), EndHeaders: true, EndStream: true})
+		}, 1 << 10},
+		"refused by the framer": {func(p *peer, id uint32) error {
+			return p.fr.WriteRawFrame(http2.FrameWindowUpdate, 0, id, make([]byte, 4))
+		}, 13},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				a, b := net.Pipe()
+				var wg sync.WaitGroup
+				srv := NewServer(a, nil, Options{})
+				wg.Go(func() {
+					large := http1.Response{Status: 200, Framing: http1.NoBody}
+					large.Add([]byte("set-cookie"), bytes.Repeat([]byte("X"), 1<<10))
+					_ = srv.Serve(t.Context(), func(s *Stream) { s.Response(&large, 0, false, false) })
+					_ = a.Close()
+				})
+				p := greet(t, b)
+				const more = 5000 // than what the server has read already
+				frames := maxUnwritten/c.one + more
+				sent := 0
+				wg.Go(func() {
+					for id := uint32(1); sent < frames && c.frame(p, id) == nil; id += 2 {
+						sent++
+					}
+				})
+				synctest.Wait()
+				srv.mu.Lock()
+				held := len(srv.out)
+				srv.mu.Unlock()
+				if sent == frames || held > 3*maxUnwritten {
+					t.Errorf("%d of %d frames were taken, %d bytes wait to be written", sent, frames, held)
+				}
+				for answers := 0; answers < frames; {
+					switch f, err := p.fr.ReadFrame(); f.(type) {
+					case *http2.HeadersFrame, *http2.RSTStreamFrame:
+						answers++
+					default:
+						if err != nil {
+							t.Fatalf("%v after %d answers", err, answers)
+						}
+					}
+				}
+				_ = b.Close()
+				wg.Wait()
+			})
+		})
+	}
+}
+
+// TestUnreadAnswersAtTheEnd: a connection whose reader waits for room ends.
+func TestUnreadAnswersAtTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := net.Pipe()
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			_ = NewServer(a, nil, Options{}).Serve(ctx, func(*Stream) {})
+			_ = a.Close()
+		})
+		p := greet(t, b)
+		wg.Go(func() {
+			for id := uint32(1); id < maxUnwritten && p.fr.WriteRawFrame(http2.FrameWindowUpdate, 0, id, make([]byte, 4)) == nil; id += 2 {
+			}
+		})
+		synctest.Wait()
+		cancel()
+		wg.Wait()
+	})
 }
 
 // TestRapidReset: requests that are cancelled at once, over and over, cost the connection (CVE-2023-44487).

@@ -151,6 +151,9 @@ func (c *Conn) lastGoAway() {
 
 // accept takes the head of a new request. The lock is held.
 func (c *Conn) accept(b *block) error {
+	if err := c.await(); err != nil {
+		return err
+	}
 	switch {
 	case b.id%2 == 0:
 		return violation(http2.ErrCodeProtocol, "client stream with an even number")

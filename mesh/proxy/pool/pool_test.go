@@ -12,7 +12,6 @@ import (
 
 	"go.uber.org/goleak"
 
-	"github.com/meshproof/meshproof/mesh/proxy/breaker"
 	"github.com/meshproof/meshproof/mesh/proxy/http1"
 	"github.com/meshproof/meshproof/mesh/proxy/http2"
 )
@@ -214,8 +213,8 @@ func get2(s *H2) error {
 func TestClosedHTTP2PoolStillServesRequestsUnderWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var st Stats
-		b := &breaker.Breakers{}
-		p := NewHTTP2(serve2(t), Limits{Connections: &b.Connections}, &st)
+		l, b := bounded(10, 10)
+		p := NewHTTP2(serve2(t), l, &st)
 		out, err := p.Get(t.Context())
 		if err != nil {
 			t.Fatal(err)

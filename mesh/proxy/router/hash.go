@@ -127,6 +127,8 @@ func makeCookie(s *filter.Stream, p *conf.HashPolicy) (value, line []byte) {
 	return value, append(append(append(line, '"'), p.Attributes...), "; HttpOnly"...)
 }
 
+var hXFF = []byte("x-forwarded-for")
+
 // source is the address of the client: of the connection, or what x-forwarded-for says where that may be trusted.
 func source(s *filter.Stream) netip.Addr {
 	direct := s.Conn.Remote.Addr()
@@ -140,7 +142,7 @@ func source(s *filter.Stream) netip.Addr {
 			skip++ // our own addition stands last
 		}
 	}
-	xff := s.Req.Get("x-forwarded-for")
+	xff, _ := s.Req.Joined(hXFF)
 	for ; skip > 0; skip-- {
 		i := bytes.LastIndexByte(xff, ',')
 		if i < 0 {

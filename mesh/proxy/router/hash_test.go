@@ -5,6 +5,7 @@ import (
 	"math/bits"
 	"net/netip"
 	"regexp"
+	"strings"
 	"testing"
 	"time"
 
@@ -114,6 +115,13 @@ func TestSource(t *testing.T) {
 		s.HTTP = &conf.HTTP{UseRemote: c.useRemote, SkipXFF: c.skip, TrustedHops: c.hops}
 		if got := source(s).String(); got != c.want {
 			t.Errorf("%+v: %s", c, got)
+		}
+		if first, rest, ok := strings.Cut(c.xff, ","); ok {
+			s := stream("/", "x-forwarded-for", first, "x-forwarded-for", rest)
+			s.HTTP = &conf.HTTP{UseRemote: c.useRemote, SkipXFF: c.skip, TrustedHops: c.hops}
+			if got := source(s).String(); got != c.want {
+				t.Errorf("%+v on two lines: %s", c, got)
+			}
 		}
 	}
 }

@@ -91,11 +91,11 @@ func prepare(s *filter.Stream) (code int, details string) {
 func forwarded(s *filter.Stream) {
 	q, h := &s.Req, s.HTTP
 	remote := s.Conn.Remote.Addr().Unmap()
-	xff := q.Get("x-forwarded-for")
+	xff, some := q.Joined(hXFF)
 	switch {
 	case h.UseRemote:
 		trusted := remote
-		single := xff == nil
+		single := !some
 		if h.TrustedHops > 0 {
 			if a, ok := nthFromRight(xff, h.TrustedHops); ok {
 				trusted = a
@@ -103,7 +103,7 @@ func forwarded(s *filter.Stream) {
 		}
 		if !h.SkipXFF {
 			b := q.Scratch()
-			if xff != nil {
+			if some {
 				b = append(append(b, xff...), ',')
 			}
 			q.Set(hXFF, q.Take(remote.AppendTo(b)))
@@ -117,7 +117,7 @@ func forwarded(s *filter.Stream) {
 			q.Set(hExternal, q.Take(trusted.AppendTo(q.Scratch())))
 		}
 	default:
-		if xff != nil && bytes.IndexByte(xff, ',') < 0 {
+		if some && bytes.IndexByte(xff, ',') < 0 {
 			a, err := netip.ParseAddr(string(xff))
 			s.Internal = err == nil && private(a)
 		} else {
@@ -193,7 +193,7 @@ func clientCert(s *filter.Stream) {
 	case conf.XFCCSanitizeSet:
 		q.Set(hXFCC, s.Conn.XFCC)
 	case conf.XFCCAppendForward:
-		old := q.Get("x-forwarded-client-cert")
+		old, _ := q.Joined(hXFCC)
 		if len(old) == 0 {
 			q.Set(hXFCC, s.Conn.XFCC)
 			return
