@@ -22,8 +22,9 @@ import (
 type Plan struct {
 	Targets []Target
 	Length  time.Duration // that the load is meant to last, for people who watch
-	// Watch are the namespaces whose pods nobody may disturb, beside the mesh's own. Except names pods ("namespace/pod") that the
-	// timeline itself makes, changes or removes; nil for none.
+	// Watch are the namespaces, of every cluster, whose pods nobody may disturb, beside the mesh's own. Except names pods
+	// ("namespace/pod", with "cluster/" before it where there are several) that the timeline itself makes, changes or removes; nil
+	// for none.
 	Watch  []string
 	Except func(pod string) bool
 	// Timeline is what happens under the load; when it returns the load ends. It sees ErrOver as the cause of its context's end when
@@ -43,7 +44,7 @@ var ErrOver = errors.New("ended before the steps did")
 // Run runs the load and the timeline. A load that ends before the timeline does is noted as an event and is no error.
 func Run(ctx context.Context, e *env.Env, rec *record.Recorder, p Plan) (Seen, error) {
 	watched := append(slices.Clone(p.Watch), env.MeshNamespace)
-	before, err := e.Client.Pods(ctx, watched...)
+	before, err := pods(ctx, e, watched)
 	if err != nil {
 		return Seen{}, err
 	}
@@ -74,11 +75,29 @@ func Run(ctx context.Context, e *env.Env, rec *record.Recorder, p Plan) (Seen, e
 		return Seen{}, context.Cause(ctx)
 	}
 	rec.Event(time.Now(), "note", "host", host.Detail())
-	after, err := e.Client.Pods(ctx, watched...)
+	after, err := pods(ctx, e, watched)
 	if err != nil {
 		return Seen{}, err
 	}
 	return Seen{Host: host, Disturbed: disturbed(before, after, p.Except)}, nil
+}
+
+// pods are those of the namespaces in every cluster.
+func pods(ctx context.Context, e *env.Env, namespaces []string) (map[string]workload.Pod, error) {
+	if len(e.Sites) == 1 {
+		return e.Client.Pods(ctx, namespaces...)
+	}
+	all := map[string]workload.Pod{}
+	for _, s := range e.Sites {
+		list, err := s.Client.Pods(ctx, namespaces...)
+		if err != nil {
+			return nil, fmt.Errorf("cluster %s: %w", s.Cluster.Name(), err)
+		}
+		for name, p := range list {
+			all[s.Cluster.Name()+"/"+name] = p
+		}
+	}
+	return all, nil
 }
 
 // disturbed compares the pods before and after the load.

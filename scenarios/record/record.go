@@ -18,6 +18,7 @@ type Stream struct {
 	Rate   float64 // intended, per second
 	Source string  // where the requests start: runner, or the workload of an agent
 	Via    string  // the gateway that they enter by, "" if none
+	Short  bool    // it ends long before the load does: nobody waits for more of it
 }
 
 // Sink keeps everything as it is recorded. An *evidence.Store is one. It remembers its own errors.
@@ -123,15 +124,20 @@ func (r *Recorder) Planned(d time.Duration) {
 	r.begun, r.planned = time.Now(), d
 }
 
-// AnsweredUntil is the moment up to which every request that was due, of every declared stream, has its answer or its failure.
+// AnsweredUntil is the moment up to which every request that was due, of every declared stream that is not Short, has its answer or
+// its failure.
 // It is zero before each stream had a first one.
 func (r *Recorder) AnsweredUntil() time.Time {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var least time.Time
-	for i, s := range r.streams {
-		if t := r.answered[s.Name].until; i == 0 || t.Before(least) {
-			least = t
+	first := true
+	for _, s := range r.streams {
+		if s.Short {
+			continue
+		}
+		if t := r.answered[s.Name].until; first || t.Before(least) {
+			least, first = t, false
 		}
 	}
 	return least

@@ -226,17 +226,19 @@ func carryOut(ctx context.Context, o Options, e *env.Env, s catalog.Scenario, st
 		verdict.Void(&out, broke.Error())
 	}
 	verdict.Judge(&out, expect.GuardID)
-	after, cancel := context.WithTimeout(context.WithoutCancel(ctx), teardownBudget)
-	defer cancel()
 	var failed error
 	if (out.Outcome == verdict.Fail || out.Outcome == verdict.Inconclusive) && ctx.Err() == nil {
-		failed = collect(after, o, staged, s.ID)
+		collecting, cancel := context.WithTimeout(context.WithoutCancel(ctx), teardownBudget)
+		failed = collect(collecting, o, staged, s.ID)
+		cancel()
 	}
 	if broke != nil { // there is nobody to remove namespaces; the verdict has the details
 		failed = errors.Join(failed, fmt.Errorf("scenario %s: %w", s.ID, errBroken))
 	} else if strike {
 		begun := time.Now()
-		if err := staged.Strike(after); err != nil {
+		striking, cancel := context.WithTimeout(context.WithoutCancel(ctx), teardownBudget)
+		defer cancel()
+		if err := staged.Strike(striking); err != nil {
 			failed = errors.Join(failed, fmt.Errorf("scenario %s: %w", s.ID, err))
 		}
 		out.Timings["removal"] = time.Since(begun).Seconds()

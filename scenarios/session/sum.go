@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -52,6 +53,7 @@ func writeLog(path string, requests []evidence.Request) error {
 func topology(e *env.Env, rec *record.Recorder) verdict.Topology {
 	type edge struct{ from, to string }
 	kinds, pods, edges := map[string]string{}, map[string]map[string]bool{}, map[edge]int{}
+	places := map[string]map[string]bool{} // clusters of a workload, where requests tell
 	via, sources := map[string]string{}, map[string]string{}
 	for _, s := range rec.Streams() {
 		via[s.Name], sources[s.Name] = s.Via, s.Source
@@ -70,6 +72,12 @@ func topology(e *env.Env, rec *record.Recorder) verdict.Topology {
 			pods[to] = map[string]bool{}
 		}
 		pods[to][r.Pod] = true
+		if r.Cluster != "" {
+			if places[to] == nil {
+				places[to] = map[string]bool{}
+			}
+			places[to][r.Cluster] = true
+		}
 		from := sources[r.Stream]
 		if gw := via[r.Stream]; gw != "" {
 			edges[edge{from, gw}]++
@@ -82,6 +90,9 @@ func topology(e *env.Env, rec *record.Recorder) verdict.Topology {
 		n := verdict.TopologyNode{ID: id, Kind: kind, Pods: len(pods[id])}
 		if kind != "load" || id != "runner" {
 			n.Cluster = e.Cluster.Name()
+		}
+		if in := slices.Sorted(maps.Keys(places[id])); len(in) > 0 {
+			n.Cluster = strings.Join(in, ", ")
 		}
 		t.Nodes = append(t.Nodes, n)
 	}

@@ -81,7 +81,7 @@ type Deployments struct {
 
 // Deployments counts the pods of the Deployments of a namespace.
 func (c *Client) Deployments(ctx context.Context, namespace string) (Deployments, error) {
-	list, err := c.Typed.AppsV1().Deployments(namespace).List(ctx, metav1.ListOptions{ResourceVersion: "0"})
+	list, err := c.Typed.AppsV1().Deployments(namespace).List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return Deployments{}, fmt.Errorf("list Deployments of %s: %w", namespace, err)
 	}

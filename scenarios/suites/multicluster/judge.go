@@ -28,6 +28,7 @@ func judge(r run) []verdict.Claim {
 		r.judgeFailoverLosses(),
 		r.judgeReturn(),
 		r.judgeReturnLosses(),
+		r.judgeNetworks(),
 	}
 	claims = append(claims, r.judgeWire()...)
 	return append(claims, r.judgeIdentity(), r.judgeWithoutPilot(), expect.Guard(r.requests, r.seen.Host, r.calibration, r.seen.Disturbed))
@@ -115,10 +116,8 @@ func (r run) judgeVisits() verdict.Claim {
 	case both == 0:
 		c.Outcome, c.Reason = verdict.Fail, fmt.Sprintf("no part of any page was made in cluster %s", r.second)
 	}
-	if c.Outcome == verdict.Fail && !r.meshed {
-		c.Reason += noMesh
-	}
-	return c
+	failures, _ := verdict.Failures(expect.Sent(r.requests, r.calm, shopStream))
+	return r.stalled(c, failures)
 }
 
 func (r run) inSecond(rs []evidence.Request) int {
@@ -141,10 +140,19 @@ func (r run) judgeSpread(app string, catch float64, pages ...int) verdict.Claim 
 	c.Observed += ": " + places(rs)
 	c.Evidence = streamFiles(shopStream)
 	c.Window = &verdict.Window{From: r.calm.From, To: r.calm.To}
-	if c.Outcome == verdict.Fail && !r.meshed {
-		c.Reason += noMesh
+	return r.stalled(c, moments(rs, func(q evidence.Request) bool { return q.Class == expect.OK && q.Cluster == r.second }))
+}
+
+// moments are the requests that were not as they should be, as losses that a stall of the host may explain.
+func moments(rs []evidence.Request, good func(evidence.Request) bool) []verdict.Failure {
+	var out []verdict.Failure
+	for _, q := range rs {
+		if !good(q) {
+			out = append(out, verdict.Failure{Time: time.Unix(0, q.Sent)})
+		}
 	}
-	return c
+	slices.SortFunc(out, func(a, b verdict.Failure) int { return a.Time.Compare(b.Time) })
+	return out
 }
 
 func (r run) judgeCalm() verdict.Claim {
@@ -156,7 +164,7 @@ func (r run) judgeCalm() verdict.Claim {
 
 // stalled takes back a verdict on losses around which the host itself stalled.
 func (r run) stalled(c verdict.Claim, failures []verdict.Failure) verdict.Claim {
-	if late := expect.LateAround(r.requests, failures, shopStream, remoteStream); c.Outcome == verdict.Fail && late > expect.LateMax {
+	if late := expect.LateAround(r.requests, failures, shopStream, remoteStream, newStream); c.Outcome == verdict.Fail && late > expect.LateMax {
 		c.Outcome = verdict.Inconclusive
 		c.Reason += fmt.Sprintf("\nnot counted as a failure: around the losses %.1f%% of sends were more than %s late themselves: the host stalled", 100*late, expect.LateBound)
 	}
@@ -211,16 +219,14 @@ func (r run) since(c *verdict.Claim, rs []evidence.Request, moment time.Time, wi
 		c.Outcome = verdict.Fail
 		c.Reason = fmt.Sprintf("where   the last that was wrong left %s after, stream %s, request %d: %s %d by %q of %q %s",
 			verdict.Seconds(last.Seconds()), sample.Stream, sample.Seq, sample.Class, sample.Code, sample.Pod, sample.Cluster, sample.Err)
-		if !r.meshed {
-			c.Reason += noMesh
-		}
+		*c = r.stalled(*c, moments(rs, func(q evidence.Request) bool { return q.Class == expect.OK && good(q) }))
 	}
 }
 
 // judgeCut proves that the fault happened: what the second cluster asks of the first, where no copy of it stands by, gets no
 // answer for as long as the link is cut.
 func (r run) judgeCut() verdict.Claim {
-	w := expect.Window{From: r.cut.Add(settleFor), To: r.healed.Add(-agentTimeout)}
+	w := expect.Window{From: r.isCut.Add(settleFor), To: r.healed.Add(-agentTimeout - healMargin)}
 	rs := expect.Sent(r.requests, w, remoteStream)
 	c := verdict.Claim{
 		ID: "fault/cut", Statement: fmt.Sprintf("the link was cut: nothing that %s asked of %s was answered", r.second, r.first), N: len(rs),
@@ -239,6 +245,32 @@ func (r run) judgeCut() verdict.Claim {
 		if !r.meshed {
 			c.Reason += noMesh
 		}
+	}
+	return c
+}
+
+// judgeNetworks judges whom a pod of the second cluster reaches at the address of a pod and of a node of the first: on separate
+// networks nobody, on one network the pod.
+func (r run) judgeNetworks() verdict.Claim {
+	pods, nodes := expect.Of(r.requests, podProbe), expect.Of(r.requests, nodeProbe)
+	c := verdict.Claim{
+		ID: "networks", Statement: fmt.Sprintf("from a pod of %s no pod and no node of %s can be reached but by a gateway", r.second, r.first),
+		Statistic: "exact: answers to calls of a pod's address and of a node's kubelet", Bound: "none", N: len(pods) + len(nodes),
+		Observed:   fmt.Sprintf("the pod answered %d of %d, the node %d of %d", expect.Answered(pods), len(pods), expect.Answered(nodes), len(nodes)),
+		Confounder: "a pod that answers nobody; on one network the same call is answered", Evidence: streamFiles(podProbe, nodeProbe), Firm: true, Outcome: verdict.Pass,
+	}
+	if !r.separate {
+		c.Statement, c.Bound = fmt.Sprintf("a pod of %s reaches a pod of %s at its own address", r.second, r.first), "at least one call"
+		c.Confounder, c.Firm = "a pod that is not there yet", false
+	}
+	answered := expect.Answered(pods)
+	switch {
+	case len(pods) == 0 || len(nodes) == 0:
+		c.Outcome, c.Reason = verdict.Inconclusive, "nothing was asked"
+	case r.separate && answered+expect.Answered(nodes) > 0:
+		c.Outcome, c.Reason = verdict.Fail, "the networks are not separate"
+	case !r.separate && answered == 0:
+		c.Outcome, c.Reason = verdict.Fail, "the clusters are not on one network"
 	}
 	return c
 }

@@ -1,6 +1,7 @@
 package multicluster
 
 import (
+	"errors"
 	"net/netip"
 	"slices"
 	"strings"
@@ -40,6 +41,7 @@ func simulate(w world) run {
 	r.calm = expect.Window{From: start.Add(time.Second), To: start.Add(time.Second + pl.calm)}
 	r.added = r.calm.To
 	r.cut = r.added.Add(pl.newFor)
+	r.isCut = r.cut.Add(20 * time.Millisecond)
 	r.healed = r.cut.Add(pl.cut)
 	r.returned = r.healed.Add(pl.returnWithin + 2*time.Second)
 	r.lost = expect.Window{From: r.returned.Add(2 * time.Second), To: r.returned.Add(2*time.Second + pl.lost)}
@@ -90,6 +92,9 @@ func simulate(w world) run {
 			q.Class, q.Code, q.Pod = "connect", 0, ""
 		}
 	})
+	for _, probe := range []string{podProbe, nodeProbe} {
+		load(probe, start.Add(-4*time.Second), start.Add(-2*time.Second), probeRate, func(q *evidence.Request, _ time.Time) { q.Class, q.Code = "timeout", 0 })
+	}
 	if !w.noMesh {
 		r.wire = wire{Frames: 1000, Flows: []flow{
 			{Client: netip.MustParseAddrPort("10.32.1.5:40000"), Server: netip.MustParseAddrPort("10.65.0.1:15443"), Whole: true, Bytes: 50000, SNI: "outbound_.7070_._.cartservice.shop.svc.cluster.local"},
@@ -118,6 +123,10 @@ func TestHealthyMeshPasses(t *testing.T) {
 		}
 	}
 	r.separate = false
+	r.requests[r.last(podProbe)].Class = expect.OK
+	if c := outcomes(r)["networks"]; c.Outcome != verdict.Pass {
+		t.Errorf("one network: %s, %s", c.Outcome, c.Reason)
+	}
 	if c := outcomes(r)["wire/addresses"]; c.Outcome != verdict.Skip {
 		t.Errorf("addresses on one network: %s", c.Outcome)
 	}
@@ -147,6 +156,9 @@ func TestWrongMeshFails(t *testing.T) {
 		}, fails: []string{"fault/cut"}, says: "not cut"},
 		{name: "a page is lost in the calm", wrong: func(r *run) { r.requests[100].Class, r.requests[100].Code = "status", 503 }, fails: []string{"visits", "lost/calm"}},
 		{name: "plain text on the link", wrong: func(r *run) { r.wire.Flows[0].Problem = "HTTP" }, fails: []string{"wire/tls"}, says: "10.65.0.1:15443: HTTP"},
+		{name: "a pod of the other network answers", wrong: func(r *run) { r.requests[r.last(podProbe)].Class = expect.OK }, fails: []string{"networks"}, says: "not separate"},
+		{name: "a node of the other network answers", wrong: func(r *run) { r.requests[r.last(nodeProbe)].Class = expect.OK }, fails: []string{"networks"}, says: "not separate"},
+		{name: "one network that is two", wrong: func(r *run) { r.separate = false }, fails: []string{"networks"}, says: "not on one network"},
 		{name: "UDP on the link", wrong: func(r *run) { r.wire.Other = map[string]int{"UDP": 3} }, fails: []string{"wire/tls"}, says: "3 frames UDP"},
 		{name: "pod calls pod", wrong: func(r *run) { r.wire.Flows[0].Server = netip.MustParseAddrPort("10.33.1.7:15443") }, fails: []string{"wire/addresses"}, says: "called 10.33.1.7:15443"},
 		{name: "a gateway's other port", wrong: func(r *run) { r.wire.Flows[0].Server = netip.MustParseAddrPort("10.65.0.1:8080") }, fails: []string{"wire/addresses"}},
@@ -155,7 +167,7 @@ func TestWrongMeshFails(t *testing.T) {
 		{name: "another server", wrong: func(r *run) { r.served[0].Calls[0].To = anybody }, fails: []string{"identity"}},
 		{name: "no identity", wrong: func(r *run) { r.served[0].Calls[0].From = "unknown" }, fails: []string{"identity"}},
 		{name: "the control plane stayed", wrong: func(r *run) { r.pilots = []string{"istiod-x"} }, fails: []string{"lost/no-control-plane"}, says: "istiod-x"},
-		{name: "lost without a control plane", wrong: func(r *run) { r.requests[r.lastShop()].Class = "reset" }, fails: []string{"lost/no-control-plane"}},
+		{name: "lost without a control plane", wrong: func(r *run) { r.requests[r.last(shopStream)].Class = "reset" }, fails: []string{"lost/no-control-plane"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			w := healthy()
@@ -180,11 +192,11 @@ func TestWrongMeshFails(t *testing.T) {
 	}
 }
 
-// lastShop is the index of the last request of a shopper.
-func (r run) lastShop() int {
+// last is the index of the last request of a stream.
+func (r run) last(stream string) int {
 	last := 0
 	for i, q := range r.requests {
-		if q.Stream == shopStream {
+		if q.Stream == stream {
 			last = i
 		}
 	}
@@ -211,8 +223,10 @@ func TestStall(t *testing.T) {
 	for i := 60; i < 140; i++ {
 		r.requests[i].Sent += int64(400 * time.Millisecond)
 	}
-	if c := outcomes(r)["lost/calm"]; c.Outcome != verdict.Inconclusive {
-		t.Errorf("%s: %s", c.Outcome, c.Reason)
+	for _, id := range []string{"lost/calm", "visits"} {
+		if c := outcomes(r)[id]; c.Outcome != verdict.Inconclusive {
+			t.Errorf("%s is %s: %s", id, c.Outcome, c.Reason)
+		}
 	}
 }
 
@@ -246,6 +260,31 @@ istio_requests_other{reporter="destination"} 3
 	for _, bad := range []string{`istio_requests_total{reporter="destination"} many`, `istio_requests_total{reporter=destination} 1`, `istio_requests_total{reporter="x`} {
 		if _, err := parseCalls([]byte(bad)); err == nil {
 			t.Errorf("%q is taken", bad)
+		}
+	}
+}
+
+// A byte that the capture does not have is not said to be TLS; connections of control planes that are older than it are borne.
+func TestUnproven(t *testing.T) {
+	r := simulate(healthy())
+	r.wire.Flows[1].Unproven = "a part was not captured" // to an API server, from before
+	if c := outcomes(r)["wire/tls"]; c.Outcome != verdict.Pass {
+		t.Errorf("older connection: %s, %s", c.Outcome, c.Reason)
+	}
+	r.wire.Flows[0].Unproven = "a part was not captured"
+	if c := outcomes(r)["wire/tls"]; c.Outcome != verdict.Inconclusive || !strings.Contains(c.Reason, "not captured") {
+		t.Errorf("a gap: %s, %s", c.Outcome, c.Reason)
+	}
+}
+
+// Steps that the run did not come to say nothing.
+func TestCutShort(t *testing.T) {
+	r := simulate(healthy())
+	r.wire, r.wireErr = wire{}, errors.New("the capture was not read")
+	r.cut, r.isCut, r.healed, r.returned, r.lost = time.Time{}, time.Time{}, time.Time{}, time.Time{}, expect.Window{}
+	for id, c := range outcomes(r) {
+		if c.Outcome == verdict.Fail {
+			t.Errorf("%s: %s", id, c.Reason)
 		}
 	}
 }

@@ -16,7 +16,7 @@ func (r run) judgeWire() []verdict.Claim {
 		ID: "wire/tls", Statement: "whatever crosses the link is TLS, to its last byte", Statistic: "capture of the link, every TCP payload put in order",
 		Bound: "TLS records alone, ClientHello first, no frame of another kind", Firm: true, Outcome: verdict.Pass,
 		Confounder: "connections from before the capture, whose handshake was not seen; they are counted apart",
-		Window:     &verdict.Window{From: r.calm.From, To: r.cut},
+		Window:     &verdict.Window{From: r.captured, To: r.cut},
 	}
 	who := verdict.Claim{
 		ID: "wire/addresses", Statement: "nothing crosses the link but to gateways and API servers", Statistic: "capture of the link, the called side of each connection",
@@ -43,9 +43,12 @@ const meshSNI = "outbound_."
 
 func (r run) judgeTLS(c *verdict.Claim) {
 	bytes, whole, mesh := 0, 0, map[string]bool{}
-	var wrong []string
+	var wrong, unproven []string
 	for _, f := range r.wire.Flows {
 		bytes += f.Bytes
+		if f.Unproven != "" && !r.isOlder(f) {
+			unproven = append(unproven, fmt.Sprintf("%s to %s: %s", f.Client, f.Server, f.Unproven))
+		}
 		if f.Whole {
 			whole++
 		}
@@ -71,7 +74,14 @@ func (r run) judgeTLS(c *verdict.Claim) {
 		if !r.meshed {
 			c.Reason += noMesh
 		}
+	case len(unproven) > 0:
+		c.Outcome, c.Reason = verdict.Inconclusive, strings.Join(unproven[:min(5, len(unproven))], "\n")
 	}
+}
+
+// isOlder tells connections that control planes and API servers have from before the capture, of which few bytes may be seen.
+func (r run) isOlder(f flow) bool {
+	return !f.Whole && (f.Server.Port() == 15012 || f.Server.Port() == 15017 || slices.Contains(r.servers, f.Server.String()))
 }
 
 func (r run) judgeAddresses(c *verdict.Claim) {

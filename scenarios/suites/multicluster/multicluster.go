@@ -33,11 +33,13 @@ type run struct {
 
 	calm        expect.Window // nothing changes
 	added       time.Time     // when the new service was made
-	cut, healed time.Time
+	cut, healed time.Time     // when that was ordered
+	isCut       time.Time     // when the cut was there
 	returned    time.Time     // when the time after the heal was over
 	lost        expect.Window // without a control plane
 	pilots      []string      // pods of the control plane that were seen meanwhile
 
+	captured time.Time // when the capture began
 	wire     wire
 	wireErr  error
 	gateways []string // CIDR ranges of load balancer addresses
@@ -46,6 +48,7 @@ type run struct {
 	served    []served
 	servedErr error
 
+	complete    bool // the timeline came to its end; what follows is there
 	requests    []evidence.Request
 	events      []evidence.Event
 	seen        drive.Seen
@@ -56,10 +59,10 @@ type run struct {
 // that the other calls, and takes the control plane away, and judges what shoppers saw and what crossed the link.
 func Boutique(ctx context.Context, e *env.Env, rec *record.Recorder) ([]verdict.Claim, error) {
 	r, err := observe(ctx, e, rec)
-	if err != nil {
+	if !r.complete {
 		return nil, err
 	}
-	return judge(r), nil
+	return judge(r), err // what was seen is judged, though the lab may not have been made whole again
 }
 
 // stage is the lab as the body works on it.
@@ -80,6 +83,7 @@ func observe(ctx context.Context, e *env.Env, rec *record.Recorder) (r run, err 
 	r = run{
 		plan: newPlan(e.Spec.Profile), first: s.first.Cluster.Name(), second: s.second.Cluster.Name(),
 		separate: s.first.Cluster.Network() != s.second.Cluster.Network(), meshed: e.Mesh.Driver() != "none",
+		wireErr: errors.New("the capture was not read"),
 	}
 	for _, site := range e.Sites {
 		r.gateways = append(r.gateways, site.Cluster.LoadBalancerIPs())
@@ -97,6 +101,15 @@ func observe(ctx context.Context, e *env.Env, rec *record.Recorder) (r run, err 
 	if err != nil {
 		return r, err
 	}
+	if err := s.probe(ctx); err != nil {
+		return r, err
+	}
+	capture, err := s.capture(ctx) // before the first call of the shop, so that no connection of it is older
+	if err != nil {
+		return r, err
+	}
+	defer capture.discard()
+	r.captured = time.Now()
 	if err := s.reachable(ctx, targets); err != nil {
 		return r, err
 	}
@@ -104,13 +117,13 @@ func observe(ctx context.Context, e *env.Env, rec *record.Recorder) (r run, err 
 	defer func() { err = errors.Join(err, s.restore(context.WithoutCancel(ctx))) }()
 	r.seen, err = drive.Run(ctx, e, rec, drive.Plan{
 		Targets: targets, Length: r.plan.length(), Watch: e.Namespaces(), Except: isPilot,
-		Timeline: func(ctx context.Context) error { return s.timeline(ctx, &r) },
+		Timeline: func(ctx context.Context) error { return s.timeline(ctx, &r, capture) },
 	})
 	if err != nil {
 		return r, err
 	}
 	r.served, r.servedErr = s.metrics(ctx)
-	r.requests, r.events = rec.Requests(), rec.Events()
+	r.requests, r.events, r.complete = rec.Requests(), rec.Events(), true
 	return r, nil
 }
 
@@ -234,14 +247,8 @@ func (s *stage) reachable(ctx context.Context, targets []drive.Target) error {
 	return nil
 }
 
-func (s *stage) timeline(ctx context.Context, r *run) error {
+func (s *stage) timeline(ctx context.Context, r *run, capture *capturing) error {
 	pl := r.plan
-	capture, err := s.capture(ctx)
-	if err != nil {
-		return err
-	}
-	defer capture.discard()
-
 	s.rec.Step("nothing changes")
 	if err := drive.Sleep(ctx, time.Second); err != nil { // the first requests dial
 		return err
@@ -264,6 +271,7 @@ func (s *stage) timeline(ctx context.Context, r *run) error {
 	if err := s.link.Cut(ctx); err != nil {
 		return err
 	}
+	r.isCut = time.Now()
 	s.rec.Event(r.cut, "fault", "link cut", map[string]string{"link": r.first + " - " + r.second})
 	if err := drive.Sleep(ctx, time.Until(r.cut.Add(pl.cut))); err != nil {
 		return err
@@ -307,7 +315,9 @@ func (s *stage) addService(ctx context.Context, r *run) error {
 			Name: newStream, URL: "http://" + newService + "." + s.ns + ":8080/", ExpectApp: "hello", Rate: r.plan.newRate, Duration: r.plan.newFor,
 			Timeout: agentTimeout,
 		},
+		Rate: r.plan.newRate,
 	}
+	s.rec.Stream(record.Stream{Name: newStream, Target: t.Describe(), Rate: t.Rate, Source: t.Source, Short: true})
 	if err := t.Run(ctx, s.e, s.rec.Result); err != nil && !errors.Is(err, drive.ErrOver) {
 		return err
 	}

@@ -17,6 +17,8 @@ const (
 	shopStream   = "shop"        // whole visits from outside, through the gateway of the first cluster
 	remoteStream = "from-remote" // pages that a pod of the second cluster asks the first for
 	newStream    = "new-service" // calls from the second cluster to a service that is made meanwhile
+	podProbe     = "probe-pod"   // calls from the second cluster to the address of a pod of the first
+	nodeProbe    = "probe-node"  // the same to a node's kubelet
 	newService   = "news"        // its name
 	watchProduct = "watch"       // what every visit buys
 	boutiqueApp  = "boutique"    // as env.Env.Namespace knows it
@@ -69,6 +71,10 @@ const (
 	pageTimeout  = 5 * time.Second        // of a shopper's patience
 	agentTimeout = 2 * time.Second        // of a request from the second cluster
 	settleFor    = 500 * time.Millisecond // after a cut or a heal, before requests tell of it
+	healMargin   = time.Second            // before a heal, for an order that overtakes
+	probeRate    = 10.0                   // requests a second to addresses of the other cluster
+	probeFor     = 2 * time.Second
+	probeTimeout = time.Second
 )
 
 // length is how long the load is meant to last.

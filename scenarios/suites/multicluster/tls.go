@@ -36,21 +36,22 @@ func nextRecord(data []byte) (length int, more bool, err error) {
 }
 
 // records checks that data is TLS records to its end, the last of which may be cut off. Of a stream that was under way its
-// beginning is searched within the length of one record.
-func records(data []byte, fromStart bool) error {
-	err := chain(data)
+// beginning is searched within the length of one record; proven says that it was found.
+func records(data []byte, fromStart bool) (proven bool, err error) {
+	err = chain(data)
 	if err == nil || fromStart {
-		return err
+		return err == nil, err
 	}
 	for i := 1; i < len(data) && i <= recordHeader+recordMax; i++ {
 		if count(data[i:]) >= shortestProven {
-			return chain(data[i:])
+			err := chain(data[i:])
+			return err == nil, err
 		}
 	}
 	if len(data) <= recordHeader+recordMax {
-		return nil // the middle of one record, which shows nothing either way
+		return false, nil // the middle of one record, which shows nothing either way
 	}
-	return err
+	return false, err
 }
 
 func chain(data []byte) error {

@@ -23,6 +23,7 @@ type flow struct {
 	SNI            string         // that the client asked for, if Whole
 	ALPN           []string       // that the client offered, if Whole
 	Problem        string         // why what it carries is not TLS, or ""
+	Unproven       string         // why it is not known to be TLS to its last byte, or ""
 }
 
 // wire is what was seen on the link.
@@ -159,8 +160,14 @@ func (c *conn) flow() flow {
 				continue
 			}
 		}
-		if err := records(data, c.whole && !c.half[i].gap); err != nil {
+		proven, err := records(data, c.whole && !c.half[i].gap)
+		switch {
+		case err != nil:
 			f.Problem = fmt.Sprintf("%s sends what is not TLS: %v", who, err)
+		case c.half[i].gap:
+			f.Unproven = fmt.Sprintf("of what %s sends a part was not captured", who)
+		case !proven:
+			f.Unproven = fmt.Sprintf("what %s sends is the middle of one record", who)
 		}
 	}
 	return f
