@@ -32,18 +32,21 @@ unit: deps ## Unit tests with the race detector
 	go vet ./...
 	go test -race -short -timeout 20m ./...
 
+# What cannot run, or cannot be judged, fails: a run of these targets is proof, or it is red.
+E2E := MESHPROOF_E2E=required
+
 .PHONY: e2e
 e2e: deps build ## End-to-end tests on embedded clusters: the provider, the canary with its controls, the other suites as they should be
-	go test -count=1 -timeout 30m ./clusters/local/...
-	go test -count=1 -timeout 30m -v -run '^TestTraffic$$' ./scenarios/suites/traffic
-	go test -count=1 -timeout 30m -v -run '^TestBalancing$$' ./scenarios/suites/balancing -ginkgo.focus=passes
-	go test -count=1 -timeout 30m -v -run '^TestUpgrade$$' ./scenarios/suites/upgrade -ginkgo.focus=passes
-	go test -count=1 -timeout 30m -v -run '^TestMultiCluster$$' ./scenarios/suites/multicluster -ginkgo.focus=passes
+	$(E2E) go test -count=1 -timeout 30m ./clusters/local/...
+	$(E2E) go test -count=1 -timeout 30m -v -run '^TestTraffic$$' ./scenarios/suites/traffic
+	$(E2E) go test -count=1 -timeout 30m -v -run '^TestBalancing$$' ./scenarios/suites/balancing -ginkgo.focus=passes
+	$(E2E) go test -count=1 -timeout 30m -v -run '^TestUpgrade$$' ./scenarios/suites/upgrade -ginkgo.focus=passes
+	$(E2E) go test -count=1 -timeout 30m -v -run '^TestMultiCluster$$' ./scenarios/suites/multicluster -ginkgo.focus=passes
 
 .PHONY: e2e-all
 e2e-all: deps build ## All end-to-end tests, with every negative control: for the night
-	go test -count=1 -timeout 30m ./clusters/local/...
-	go test -count=1 -timeout 60m -p 1 -v -run '^(TestTraffic|TestBalancing|TestUpgrade|TestMultiCluster)$$' ./scenarios/suites/...
+	$(E2E) go test -count=1 -timeout 30m ./clusters/local/...
+	$(E2E) go test -count=1 -timeout 60m -p 1 -v -run '^(TestTraffic|TestBalancing|TestUpgrade|TestMultiCluster)$$' ./scenarios/suites/...
 
 .PHONY: bench
 bench: deps build ## Benchmarks: the proxy, the control plane, the load generator, cluster start and stop

@@ -63,6 +63,9 @@ var served = []string{"6443", "8080"}
 func newFabric(t testing.TB, sites ...Site) *testFabric {
 	t.Helper()
 	if os.Geteuid() != 0 {
+		if os.Getenv("MESHPROOF_E2E") == "required" {
+			t.Fatal("MESHPROOF_E2E=required: it needs root: it makes network namespaces")
+		}
 		t.Skip("needs root: it makes network namespaces")
 	}
 	f, err := New(sites)
