@@ -56,7 +56,6 @@ const (
 	codeUsage        = 2 // usage or bad input; nothing was created
 	codeInconclusive = 3 // no claim failed, but not all could be judged
 	codeSetup        = 4 // the lab could not be set up
-	codeWorse        = 5 // worse than the baseline
 )
 
 // codedError carries the exit code that an error means. An err of nil prints nothing.
@@ -109,7 +108,7 @@ installs a mesh, deploys apps, drives them under load while it changes things, a
 for each claim pass, fail or inconclusive, with the numbers behind it.
 
 Exit codes: 0 all claims pass, 1 a claim failed, 2 usage or bad input, 3 inconclusive,
-4 the lab could not be set up, 5 worse than the baseline.
+4 the lab could not be set up. A negative control (run --control) turns 0 and 1 round.
 
 Environment:
   NO_COLOR                 no colours

@@ -15,7 +15,7 @@ import (
 	"github.com/meshproof/meshproof/scenarios/lab"
 )
 
-// labFlags are the flags that say which lab is meant and what differs from its file.
+// labFlags are the flags that say which lab is meant and what differs from its file; profile is a flag of run alone.
 type labFlags struct {
 	file, name, mesh, profile string
 }
@@ -24,9 +24,7 @@ func (f *labFlags) add(c *cobra.Command) {
 	c.Flags().StringVarP(&f.file, "file", "f", "", "lab file; without one, a lab of one node with the bundled mesh")
 	c.Flags().StringVar(&f.name, "lab", "", "name of the lab, instead of the file's")
 	c.Flags().StringVar(&f.mesh, "mesh", "", "mesh driver: bundled or none; the lab file's if not given")
-	c.Flags().StringVar(&f.profile, "profile", "", "quick, nightly or soak; the lab file's if not given")
 	_ = c.RegisterFlagCompletionFunc("mesh", words(lab.Drivers()...))
-	_ = c.RegisterFlagCompletionFunc("profile", words(lab.Profiles()...))
 	_ = c.MarkFlagFilename("file", "yaml", "yml")
 }
 

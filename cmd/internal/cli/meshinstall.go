@@ -179,6 +179,9 @@ func (a *app) changeMesh(ctx context.Context, f *meshFlags, driver string, o ins
 	if err := lab.CheckName(o.Revision); err != nil {
 		return usage("--revision: %w", err)
 	}
+	if driver == (install.None{}).Name() {
+		return usage("--mesh: %q has nothing to install or remove", driver)
+	}
 	d, err := install.ByName(driver)
 	if err != nil {
 		return usage("--mesh: %w", err)

@@ -43,6 +43,9 @@ claim and writes one report. Scenarios that share a lab run in it one after the 
 namespaces of its own; one lab is up at a time. A lab that was up before stays up; one that run
 made is taken down again, unless --keep. With -f, all run in the lab of that file.
 
+With --control each scenario leaves out what it is there to prove. All must fail then, and the exit
+code says whether they did: 0 if every one failed, 1 if one passed, 3 if one could not be judged.
+
 Scenarios are chosen by regular expressions that match a whole ID; a leading "!" leaves those
 out that match. Without any, all run.`,
 		Example:           "  meshproof run canary\n  meshproof run canary --mesh none        # negative control: must fail\n  meshproof run '!canary' --profile nightly\n  meshproof run -f lab.yaml --keep --report /tmp/report",
@@ -70,8 +73,10 @@ out that match. Without any, all run.`,
 		},
 	}
 	f.add(c)
+	c.Flags().StringVar(&f.profile, "profile", "", "quick, nightly or soak; the lab file's if not given")
+	_ = c.RegisterFlagCompletionFunc("profile", words(lab.Profiles()...))
 	c.Flags().BoolVar(&keep, "keep", false, "leave the lab up")
-	c.Flags().BoolVar(&control, "control", false, "negative control: leave out what each scenario proves; all must fail")
+	c.Flags().BoolVar(&control, "control", false, "negative control: leave out what each scenario proves; exit 0 only if all fail")
 	c.Flags().StringVar(&dir, "report", "", "folder for this run's report (default runs/TIME-SCENARIO, or in $ARTIFACTS)")
 	c.Flags().Uint64Var(&seed, "seed", 0, "seed of whatever is random in a run; a new one if not given")
 	_ = c.MarkFlagDirname("report")
@@ -103,11 +108,24 @@ func (f *labFlags) groups(a *app, scenarios []catalog.Scenario) ([]session.Group
 	return session.Groups(scenarios, func(name string) (*lab.Lab, error) {
 		l, err := f.read(a, name)
 		if err == nil && f.name != "" && several {
-			l.Name += "-" + name
-			err = lab.CheckName(l.Name)
+			l.Name = joinLabName(l.Name, name)
 		}
 		return l, err
 	})
+}
+
+// joinLabName names a lab of a run in several, all of which have a part of the name from --lab: NAME-one, NAME-prtn. The second
+// part is short, since a provider bounds the length of names.
+func joinLabName(name, embedded string) string {
+	words := strings.Split(embedded, "-")
+	if len(words) == 1 {
+		return name + "-" + embedded
+	}
+	initials := ""
+	for _, w := range words {
+		initials += w[:1]
+	}
+	return name + "-" + initials
 }
 
 func completeScenarios(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
@@ -201,15 +219,40 @@ func ids(scenarios []catalog.Scenario) string {
 }
 
 func outcomeCode(r verdict.Report, setup bool) int {
+	outcome := r.Outcome
+	if r.Control {
+		outcome, _ = controlOutcome(r)
+	}
 	switch {
-	case r.Outcome == verdict.Fail:
+	case outcome == verdict.Fail:
 		return codeFail
 	case setup:
 		return codeSetup
-	case r.Outcome == verdict.Inconclusive:
+	case outcome == verdict.Inconclusive:
 		return codeInconclusive
 	}
 	return codeOK
+}
+
+// controlOutcome turns the outcome of a negative control round, in which every scenario must fail, and says so.
+func controlOutcome(r verdict.Report) (verdict.Outcome, string) {
+	var fine, open []string
+	for _, s := range r.Scenarios {
+		switch s.Outcome {
+		case verdict.Fail:
+		case verdict.Inconclusive:
+			open = append(open, s.ID)
+		default:
+			fine = append(fine, s.ID)
+		}
+	}
+	switch {
+	case len(fine) > 0:
+		return verdict.Fail, "did not fail without what it proves: " + strings.Join(fine, ", ")
+	case len(open) > 0:
+		return verdict.Inconclusive, "not judged: " + strings.Join(open, ", ")
+	}
+	return verdict.Pass, "every scenario failed, as it must"
 }
 
 // outcomeError is what makes an outcome other than pass an exit code; it prints nothing, since the verdicts said it all.
