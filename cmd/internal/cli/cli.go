@@ -148,7 +148,7 @@ func (a *app) root() *cobra.Command {
 
 	root.AddCommand(
 		a.runCommand(), a.upCommand(), a.downCommand(), a.statusCommand(), a.listCommand(), a.doctorCommand(),
-		a.reportCommand(), a.forwardCommand(), a.linkCommand(), a.meshCommand(), a.imagesCommand(), a.versionCommand(),
+		a.reportCommand(), a.kubectlCommand(), a.forwardCommand(), a.linkCommand(), a.meshCommand(), a.imagesCommand(), a.versionCommand(),
 	)
 	return root
 }
@@ -186,6 +186,16 @@ func noArgs(cmd *cobra.Command, args []string) error {
 		return usage("%s takes no arguments, got %q", cmd.CommandPath(), args[0])
 	}
 	return nil
+}
+
+// atMostArg takes one argument of that name, or none.
+func atMostArg(name string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) > 1 {
+			return usage("%s takes one %s or none, got %d arguments", cmd.CommandPath(), name, len(args))
+		}
+		return nil
+	}
 }
 
 func exactArgs(names ...string) cobra.PositionalArgs {

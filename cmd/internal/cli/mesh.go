@@ -252,7 +252,7 @@ func (a *app) proxyStatus(f *meshFlags) *cobra.Command {
 		Aliases: []string{"ps"},
 		Short:   "List every proxy and whether it has acknowledged its configuration",
 		Example: "  meshproof mesh proxy-status\n  meshproof mesh proxy-status loadagent",
-		Args:    cobra.MaximumNArgs(1),
+		Args:    atMostArg("POD.NAMESPACE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := a.clients(cmd.Context(), f)
 			if err != nil {

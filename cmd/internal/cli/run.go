@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"math/rand/v2"
 	"path/filepath"
 	"strings"
@@ -35,7 +37,7 @@ func (a *app) runCommand() *cobra.Command {
 		dir           string
 		seed          uint64
 	)
-	c := &cobra.Command{
+	c := a.outputFlag(&cobra.Command{
 		Use:   "run [SCENARIO...]",
 		Short: "Run scenarios: bring a lab up, prove, report, and take it down again",
 		Long: `Run brings up what is missing, carries the scenarios out under load, prints a verdict for each
@@ -68,10 +70,10 @@ out that match. Without any, all run.`,
 			}
 			return a.run(cmd.Context(), session.Options{
 				Groups: groups, Dir: a.reportDir(dir, scenarios), Seed: seed, Keep: keep, Control: control,
-				Command: rerun(args, f, seed, control), Env: a.envOptions(provider, nil, nil),
+				Command: rerun(args, f, a.provider, seed, control), Env: a.envOptions(provider, nil, nil),
 			})
 		},
-	}
+	})
 	f.add(c)
 	c.Flags().StringVar(&f.profile, "profile", "", "quick, nightly or soak; the lab file's if not given")
 	_ = c.RegisterFlagCompletionFunc("profile", words(lab.Profiles()...))
@@ -153,12 +155,12 @@ func (a *app) reportDir(dir string, scenarios []catalog.Scenario) string {
 }
 
 // rerun is the command line that repeats a run.
-func rerun(patterns []string, f labFlags, seed uint64, control bool) string {
+func rerun(patterns []string, f labFlags, provider string, seed uint64, control bool) string {
 	words := []string{"meshproof", "run"}
 	for _, p := range patterns {
 		words = append(words, quote(p))
 	}
-	for _, o := range []struct{ flag, value string }{{"-f", f.file}, {"--lab", f.name}, {"--mesh", f.mesh}, {"--profile", f.profile}} {
+	for _, o := range []struct{ flag, value string }{{"-f", f.file}, {"--lab", f.name}, {"--mesh", f.mesh}, {"--profile", f.profile}, {"--cluster", provider}} {
 		if o.value != "" {
 			words = append(words, o.flag, quote(o.value))
 		}
@@ -167,6 +169,15 @@ func rerun(patterns []string, f labFlags, seed uint64, control bool) string {
 		words = append(words, "--control")
 	}
 	return strings.Join(append(words, "--seed", fmt.Sprint(seed)), " ")
+}
+
+// hint adds to the error of a binary that is not beside this executable what makes it.
+func (a *app) hint(err error) error {
+	var missing *fs.PathError
+	if errors.As(err, &missing) && errors.Is(missing, fs.ErrNotExist) && filepath.Dir(missing.Path) == filepath.Dir(a.Self) {
+		return fmt.Errorf("%w; the images are made of the binaries beside %s: run make build", err, filepath.Base(a.Self))
+	}
+	return err
 }
 
 // quote makes a word safe for a shell.
@@ -193,12 +204,13 @@ func (a *app) run(ctx context.Context, o session.Options) error {
 	o.Watch = func(s catalog.Scenario, rec *record.Recorder) func() { return a.watch(p, s, rec) }
 
 	r, err := session.Run(ctx, o)
+	err = a.hint(err)
 	var setup *session.SetupError
 	if errors.As(err, &setup) {
 		p.fail()
 	}
 	p.close()
-	if printErr := a.printRun(o.Dir, r); err == nil {
+	if printErr := a.print(r, func(io.Writer) error { return a.printRun(o.Dir, r) }); err == nil {
 		err = printErr
 	}
 	if ctx.Err() != nil {
