@@ -2,6 +2,8 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
+# Unit and end-to-end tests would take each other's processor.
+.NOTPARALLEL:
 
 VERSION ?= 0.1.0
 BIN     := $(CURDIR)/bin
@@ -28,22 +30,25 @@ suites: deps build ## Run every scenario, lab by lab, and write one report over 
 test: unit e2e ## Every test: unit tests with the race detector, then end to end on the embedded cluster
 
 .PHONY: unit
-unit: deps ## Unit tests with the race detector
+unit: deps-race ## Unit tests with the race detector; at the end, what this host could not run
 	go vet ./...
-	go test -race -short -timeout 20m ./...
+	go test -race -short -v -timeout 20m ./... | awk -f .ci/skipped.awk
+
+# What cannot run, or cannot be judged, fails: a run of these targets is proof, or it is red.
+E2E := MESHPROOF_E2E=required
 
 .PHONY: e2e
 e2e: deps build ## End-to-end tests on embedded clusters: the provider, the canary with its controls, the other suites as they should be
-	go test -count=1 -timeout 30m ./clusters/local/...
-	go test -count=1 -timeout 30m -v -run '^TestTraffic$$' ./scenarios/suites/traffic
-	go test -count=1 -timeout 30m -v -run '^TestBalancing$$' ./scenarios/suites/balancing -ginkgo.focus=passes
-	go test -count=1 -timeout 30m -v -run '^TestUpgrade$$' ./scenarios/suites/upgrade -ginkgo.focus=passes
-	go test -count=1 -timeout 30m -v -run '^TestMultiCluster$$' ./scenarios/suites/multicluster -ginkgo.focus=passes
+	$(E2E) go test -count=1 -timeout 30m ./clusters/local/...
+	$(E2E) go test -count=1 -timeout 30m -v -run '^TestTraffic$$' ./scenarios/suites/traffic
+	$(E2E) go test -count=1 -timeout 30m -v -run '^TestBalancing$$' ./scenarios/suites/balancing -ginkgo.focus=passes
+	$(E2E) go test -count=1 -timeout 30m -v -run '^TestUpgrade$$' ./scenarios/suites/upgrade -ginkgo.focus=passes
+	$(E2E) go test -count=1 -timeout 30m -v -run '^TestMultiCluster$$' ./scenarios/suites/multicluster -ginkgo.focus=passes
 
 .PHONY: e2e-all
 e2e-all: deps build ## All end-to-end tests, with every negative control: for the night
-	go test -count=1 -timeout 30m ./clusters/local/...
-	go test -count=1 -timeout 60m -p 1 -v -run '^(TestTraffic|TestBalancing|TestUpgrade|TestMultiCluster)$$' ./scenarios/suites/...
+	$(E2E) go test -count=1 -timeout 30m ./clusters/local/...
+	$(E2E) go test -count=1 -timeout 60m -p 1 -v -run '^(TestTraffic|TestBalancing|TestUpgrade|TestMultiCluster)$$' ./scenarios/suites/...
 
 .PHONY: bench
 bench: deps build ## Benchmarks: the proxy, the control plane, the load generator, cluster start and stop
@@ -68,7 +73,9 @@ lint: ## Run golangci-lint at its pinned version
 verify: ## Check that what is generated and formatted is up to date
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo "gofmt: run make update"; gofmt -l $$(git ls-files '*.go'); exit 1; }
 	go mod tidy -diff
-	cd clusters/local/node && go mod tidy -diff
+	cd clusters/local/node && go mod tidy -diff && go vet ./...
+	cd .tools && go mod tidy -diff
+	GOOS=darwin go build -o /dev/null ./cmd/meshproof
 	go test ./cmd/internal/layering ./mesh/objects/...
 	$(MAKE) lint
 
@@ -77,14 +84,23 @@ update: ## Bring what is generated and formatted up to date: formatting, modules
 	gofmt -w $$(git ls-files '*.go')
 	go mod tidy
 	cd clusters/local/node && go mod tidy
+	cd .tools && go mod tidy
 	go generate ./...
 	go test $$(git grep -l 'flag.Bool("update"' -- '*_test.go' | xargs -n1 dirname | sort -u | sed 's,^,./,') -update
 
-# What the embedded cluster takes from the operating system. The race detector wants a C compiler.
-DEPS := $(if $(shell command -v runc),,runc) $(if $(shell command -v nft),,nftables) $(if $(shell command -v cc),,gcc libc6-dev)
+have = $(shell PATH="$$PATH:/usr/sbin:/sbin" command -v $(1))
 .PHONY: deps
+deps: MISSING = $(if $(call have,runc),,runc) $(if $(call have,nft),,nftables)
 deps: ## Install what the embedded cluster takes from the system: runc and nft
-	@missing="$(strip $(DEPS))"; \
+	$(install)
+
+.PHONY: deps-race
+deps-race: MISSING = $(if $(call have,cc),,gcc libc6-dev)
+deps-race: ## Install what the race detector takes from the system: a C compiler
+	$(install)
+
+define install
+	@missing="$(strip $(MISSING))"; \
 	if [ -z "$$missing" ]; then exit 0; fi; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	  echo "installing $$missing"; \
@@ -93,6 +109,7 @@ deps: ## Install what the embedded cluster takes from the system: runc and nft
 	else \
 	  echo "missing: $$missing; install with: apt-get install -y $$missing (as root)"; exit 1; \
 	fi
+endef
 
 .PHONY: clean
 clean: ## Remove what the build made here; built Kubernetes binaries stay in the XDG cache

@@ -147,7 +147,19 @@ spec:
 	if _, err := s.kube.Apply(t.Context(), namespace, bad); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	Eventually(t, budget, func() error {
+		pod, err := s.kube.Typed.CoreV1().Pods(namespace).Get(t.Context(), "crash", metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		for _, c := range pod.Status.ContainerStatuses {
+			if c.State.Terminated != nil || c.LastTerminationState.Terminated != nil {
+				return nil
+			}
+		}
+		return errors.New("pod crash has not ended")
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
 	err := s.kube.WaitReady(ctx, namespace)
 	var not *kube.NotReadyError

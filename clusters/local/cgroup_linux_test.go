@@ -47,7 +47,7 @@ func TestProcess(t *testing.T) {
 // TestCgroup makes, joins and removes a group for real.
 func TestCgroup(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("needs root: cgroups")
+		skip(t, "needs root: cgroups")
 	}
 	name := cgroupName(t.TempDir())
 	if err := makeCgroup(name + "/a/b"); err != nil {

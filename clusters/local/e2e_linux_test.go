@@ -30,13 +30,22 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
+// skip ends a test that this host cannot run: skipped, or failed where a run without it would prove nothing.
+func skip(t testing.TB, why string) {
+	t.Helper()
+	if os.Getenv("MESHPROOF_E2E") == "required" {
+		t.Fatal("MESHPROOF_E2E=required: " + why)
+	}
+	t.Skip(why)
+}
+
 func testProvider(t testing.TB) *Provider {
 	t.Helper()
 	if testing.Short() {
-		t.Skip("a cluster takes seconds; run without -short")
+		skip(t, "a cluster takes seconds; run without -short")
 	}
 	if os.Geteuid() != 0 {
-		t.Skip("needs root: nodes are made of namespaces")
+		skip(t, "needs root: nodes are made of namespaces")
 	}
 	cache, err := os.UserCacheDir()
 	if err != nil {
@@ -48,7 +57,7 @@ func testProvider(t testing.TB) *Provider {
 	}
 	for _, c := range p.Check(t.Context()) {
 		if c.State == "missing" {
-			t.Skipf("this host lacks %s (%s)", c.Name, c.Cure)
+			skip(t, fmt.Sprintf("this host lacks %s (%s)", c.Name, c.Cure))
 		}
 	}
 	return p

@@ -83,7 +83,7 @@ func visit(t *testing.T, page string) {
 func TestBoutique(t *testing.T) {
 	visit(t, shop(t, func(role string, args ...string) string {
 		if role != "frontend" {
-			args = append(args, "--health", freeAddress(t))
+			args = append(args, "--health", "127.0.0.1:0")
 		}
 		address, _ := start(t, role, role+"-1", args...)
 		if role == "frontend" {
@@ -108,15 +108,16 @@ func TestBoutiqueMemory(t *testing.T) {
 	}
 	var processes []*exec.Cmd
 	page := shop(t, func(role string, args ...string) string {
-		address := freeAddress(t)
-		args = append([]string{role, "--listen", address, "--pod", role + "-1", "--drain", "10ms"}, args...)
+		log := newAddressLog()
+		args = append([]string{role, "--listen", "127.0.0.1:0", "--pod", role + "-1", "--drain", "10ms"}, args...)
 		if role != "frontend" {
-			args = append(args, "--health", freeAddress(t))
+			args = append(args, "--health", "127.0.0.1:0")
 		}
 		ctx, cancel := context.WithCancel(context.Background())
 		cmd := exec.CommandContext(ctx, program, args...)
 		cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 		cmd.WaitDelay = 10 * time.Second
+		cmd.Stderr = log
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
@@ -127,7 +128,7 @@ func TestBoutiqueMemory(t *testing.T) {
 			}
 		})
 		processes = append(processes, cmd)
-		awaitListening(t, address)
+		address := log.address(t, "serving")
 		if role == "frontend" {
 			return "http://" + address
 		}

@@ -120,7 +120,7 @@ func serve(cmd *cobra.Command, o options, app http.Handler) error {
 	if o.control == "" {
 		err = service.Serve(cmd.Context(), ln, service.Handler(o.id, lifecycle, app), lifecycle, o.shutdown)
 	} else {
-		err = serveControlled(cmd.Context(), ln, o, lifecycle, app)
+		err = serveControlled(cmd.Context(), log, ln, o, lifecycle, app)
 	}
 	if err != nil {
 		return err
@@ -130,11 +130,12 @@ func serve(cmd *cobra.Command, o options, app http.Handler) error {
 }
 
 // serveControlled serves the app, and beside it the address that tells it how to fail and the second one, which end after it.
-func serveControlled(ctx context.Context, ln net.Listener, o options, lifecycle *service.Lifecycle, app http.Handler) error {
+func serveControlled(ctx context.Context, log *slog.Logger, ln net.Listener, o options, lifecycle *service.Lifecycle, app http.Handler) error {
 	control, err := new(net.ListenConfig).Listen(ctx, "tcp", o.control)
 	if err != nil {
 		return errors.Join(fmt.Errorf("listen on %s: %w", o.control, err), ln.Close())
 	}
+	log.Info("controlled", "app", o.id.App, "address", control.Addr().String())
 	faults := new(service.Faults)
 	handler := service.Handler(o.id, lifecycle, faults.Wrap(app))
 	beside, end := context.WithCancel(context.WithoutCancel(ctx))

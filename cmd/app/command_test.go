@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -22,11 +23,17 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // start runs a role until the test ends, or until the returned function ends it as SIGTERM would.
 func start(t *testing.T, role, pod string, args ...string) (address string, stop func() error) {
 	t.Helper()
-	address = freeAddress(t)
+	log := newAddressLog()
+	stop = startLogged(t, log, role, pod, args...)
+	return "http://" + log.address(t, "serving"), stop
+}
+
+func startLogged(t *testing.T, log addressLog, role, pod string, args ...string) (stop func() error) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	cmd := newCommand(func(string) string { return "" }, func() (string, error) { return "testhost", nil })
-	cmd.SetArgs(append([]string{role, "--listen", address, "--pod", pod, "--drain", "100ms"}, args...))
-	cmd.SetErr(io.Discard)
+	cmd.SetArgs(append([]string{role, "--listen", "127.0.0.1:0", "--pod", pod, "--drain", "100ms"}, args...))
+	cmd.SetErr(log)
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.ExecuteContext(ctx) }()
 	stop = sync.OnceValue(func() error {
@@ -38,10 +45,41 @@ func start(t *testing.T, role, pod string, args ...string) (address string, stop
 			t.Errorf("%s ended with: %v", role, err)
 		}
 	})
-	awaitListening(t, address)
-	return "http://" + address, stop
+	return stop
 }
 
+// addressLog takes a log and keeps, by message, the address that its first line of that message tells.
+type addressLog map[string]chan string
+
+func newAddressLog() addressLog {
+	return addressLog{"serving": make(chan string, 1), "controlled": make(chan string, 1)}
+}
+
+var addressLine = regexp.MustCompile(`msg=(\w+) .*address=(\S+)`)
+
+// Write is called once a line.
+func (l addressLog) Write(line []byte) (int, error) {
+	if m := addressLine.FindSubmatch(line); m != nil {
+		select {
+		case l[string(m[1])] <- string(m[2]):
+		default:
+		}
+	}
+	return len(line), nil
+}
+
+func (l addressLog) address(t *testing.T, msg string) string {
+	t.Helper()
+	select {
+	case a := <-l[msg]:
+		return a
+	case <-time.After(10 * time.Second):
+		t.Fatalf("no line %q with an address in the log within 10 s", msg)
+		return ""
+	}
+}
+
+// freeAddress is an address that nobody listens on, for what cannot say which one it took.
 func freeAddress(t *testing.T) string {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")

@@ -14,8 +14,9 @@ import (
 
 // What is posted to the control address shows in the app's answers, and ends with the app.
 func TestControl(t *testing.T) {
-	control := freeAddress(t)
-	hello, _ := start(t, "hello", "hello-1", "--control", control)
+	log := newAddressLog()
+	startLogged(t, log, "hello", "hello-1", "--control", "127.0.0.1:0")
+	control, hello := log.address(t, "controlled"), "http://"+log.address(t, "serving")
 	resp, err := http.Post("http://"+control+"/control", "application/json", strings.NewReader(`{"fail":{"status":503}}`))
 	if err != nil {
 		t.Fatal(err)
@@ -31,8 +32,9 @@ func TestControl(t *testing.T) {
 
 // The second address serves the same, and is closed while the app is told to refuse.
 func TestSecondAddressRefuses(t *testing.T) {
-	control, second := freeAddress(t), freeAddress(t)
-	start(t, "hello", "hello-1", "--control", control, "--second", second)
+	log, second := newAddressLog(), freeAddress(t)
+	startLogged(t, log, "hello", "hello-1", "--control", "127.0.0.1:0", "--second", second)
+	control := log.address(t, "controlled")
 	awaitListening(t, second)
 	post := func(body string) {
 		t.Helper()
@@ -49,7 +51,10 @@ func TestSecondAddressRefuses(t *testing.T) {
 	}
 	resp.Body.Close()
 	post(`{"fail":{"refuse":true}}`)
-	for { // until it is closed
+	for deadline := time.Now().Add(10 * time.Second); ; { // until it is closed
+		if time.Now().After(deadline) {
+			t.Fatal("the second address is still served after 10 s")
+		}
 		conn, err := net.Dial("tcp", second)
 		if errors.Is(err, syscall.ECONNREFUSED) {
 			break

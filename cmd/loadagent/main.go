@@ -28,7 +28,11 @@ func main() {
 		fmt.Fprintf(os.Stderr, "loadagent: unexpected argument %q; only -listen ADDRESS is taken\n", flag.Arg(0))
 		os.Exit(2)
 	}
-	if err := serve(ctx, *listen); err != nil {
+	ln, err := new(net.ListenConfig).Listen(ctx, "tcp", *listen)
+	if err == nil {
+		err = serve(ctx, ln)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "loadagent:", err)
 		os.Exit(1)
 	}
@@ -42,12 +46,8 @@ func generate(ctx context.Context, p loadgen.Profile, emit func(loadgen.Result))
 	return g.Run(ctx, emit)
 }
 
-// serve takes commands until ctx ends. Runs under way end with it: their callers get a trailer that says so.
-func serve(ctx context.Context, listen string) error {
-	ln, err := new(net.ListenConfig).Listen(ctx, "tcp", listen)
-	if err != nil {
-		return fmt.Errorf("listen on %s: %w", listen, err)
-	}
+// serve takes commands on ln, which it owns, until ctx ends. Runs under way end with it: their callers get a trailer that says so.
+func serve(ctx context.Context, ln net.Listener) error {
 	slog.Info("taking commands", "address", ln.Addr().String())
 	srv := &http.Server{
 		Handler:           agent.Handler(generate),
@@ -63,7 +63,8 @@ func serve(ctx context.Context, listen string) error {
 	}
 	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
-	if err = srv.Shutdown(end); err != nil {
+	err := srv.Shutdown(end)
+	if err != nil {
 		err = fmt.Errorf("runs still under way after 5 s: %w", errors.Join(err, srv.Close()))
 	}
 	_ = <-served // ErrServerClosed, since it was shut down

@@ -40,12 +40,11 @@ func TestServe(t *testing.T) {
 		t.Fatal(err)
 	}
 	address := ln.Addr().String()
-	ln.Close()
 
 	ctx, terminate := context.WithCancel(t.Context())
 	defer terminate()
 	ended := make(chan error, 1)
-	go func() { ended <- serve(ctx, address) }()
+	go func() { ended <- serve(ctx, ln) }()
 	client := &http.Client{Transport: &http.Transport{}}
 	defer client.CloseIdleConnections()
 	budget, cancel := context.WithTimeout(t.Context(), 10*time.Second)
@@ -73,11 +72,5 @@ func TestServe(t *testing.T) {
 	}
 	if err := <-ended; err != nil {
 		t.Error(err)
-	}
-}
-
-func TestServeBadAddress(t *testing.T) {
-	if err := serve(t.Context(), "nonsense"); err == nil || !strings.Contains(err.Error(), "listen on nonsense") {
-		t.Errorf("error %v", err)
 	}
 }

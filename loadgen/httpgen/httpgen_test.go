@@ -132,15 +132,15 @@ func TestClasses(t *testing.T) {
 		{name: "a page with a hole", handler: answer(200, map[string]string{"X-Meshproof-Failed": "reviews/503"}, ""), class: loadgen.Mismatch, code: 200, err: "reviews/503"},
 		{name: "verified and refused", handler: answer(200, who, "hi"), class: loadgen.Mismatch, code: 200, err: "I read hi",
 			options: httpgen.Options{Verify: func(_ *http.Response, body []byte) error { return fmt.Errorf("I read %s", body) }}},
-		{name: "no answer", handler: hang, class: loadgen.Timeout, err: "no whole answer in time (100ms)",
-			change: func(p *loadgen.Profile) { p.Timeout = 100 * time.Millisecond }},
+		{name: "no answer", handler: hang, class: loadgen.Timeout, err: "no whole answer in time (1s)",
+			change: func(p *loadgen.Profile) { p.Timeout = time.Second }},
 		{name: "half an answer", class: loadgen.Timeout, code: 200, err: "after 2 bytes",
 			handler: func(w http.ResponseWriter, r *http.Request) {
 				io.WriteString(w, "ha")
 				_ = http.NewResponseController(w).Flush()
 				hang(w, r)
 			},
-			change: func(p *loadgen.Profile) { p.Timeout = 100 * time.Millisecond }},
+			change: func(p *loadgen.Profile) { p.Timeout = time.Second }},
 		{name: "connection closed without an answer", handler: func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, class: loadgen.Reset},
 		{name: "connection closed in the body", class: loadgen.Reset, code: 200,
 			handler: func(w http.ResponseWriter, _ *http.Request) {
@@ -152,7 +152,7 @@ func TestClasses(t *testing.T) {
 		{name: "connection refused", handler: hang, class: loadgen.Connect,
 			options: httpgen.Options{DialContext: func(context.Context, string, string) (net.Conn, error) { return nil, syscall.ECONNREFUSED }}},
 		{name: "connection never made", handler: hang, class: loadgen.Connect,
-			change: func(p *loadgen.Profile) { p.Timeout = 100 * time.Millisecond },
+			change: func(p *loadgen.Profile) { p.Timeout = time.Second },
 			options: httpgen.Options{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 				<-ctx.Done()
 				return nil, ctx.Err()

@@ -50,7 +50,7 @@ func TestSessions(t *testing.T) {
 	defer server.Close()
 	results := generate(t, loadgen.Profile{
 		Name: "sessions", URL: server.URL + "/shop/cart?a=b", Host: "shop.example.com", Rate: 400, Duration: 300 * time.Millisecond,
-		Sessions: 30, SessionHeader: "x-user", SessionQuery: "who",
+		Sessions: 30, SessionHeader: "x-user", SessionQuery: "who", MaxWorkers: 1, // a session's second request is not to overtake its first
 	}, httpgen.Options{})
 	if len(results) != 120 {
 		t.Fatalf("%d results", len(results))
@@ -89,7 +89,7 @@ func TestSessionForgetsInTime(t *testing.T) {
 		}
 	}))
 	defer server.Close()
-	results := generate(t, loadgen.Profile{Name: "ttl", URL: server.URL, Rate: 20, Duration: 2500 * time.Millisecond, Sessions: 1, SessionHeader: "x-user"}, httpgen.Options{})
+	results := generate(t, loadgen.Profile{Name: "ttl", URL: server.URL, Rate: 20, Duration: 2500 * time.Millisecond, Sessions: 1, SessionHeader: "x-user", MaxWorkers: 1}, httpgen.Options{})
 	var told []time.Time
 	for _, r := range results {
 		if r.SetCookie != "" {
@@ -153,7 +153,7 @@ func TestPages(t *testing.T) {
 	}))
 	defer server.Close()
 	p := loadgen.Profile{
-		Name: "shop", URL: server.URL, Rate: 40, Duration: 150 * time.Millisecond, Sessions: 2, SessionHeader: "x-user", Header: http.Header{"A": {"b"}},
+		Name: "shop", URL: server.URL, Rate: 40, Duration: 150 * time.Millisecond, MaxWorkers: 1, Sessions: 2, SessionHeader: "x-user", Header: http.Header{"A": {"b"}},
 		Pages: []loadgen.Page{
 			{Path: "/?q=mug", Attribute: "catalog"},
 			{

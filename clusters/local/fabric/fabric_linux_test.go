@@ -63,6 +63,9 @@ var served = []string{"6443", "8080"}
 func newFabric(t testing.TB, sites ...Site) *testFabric {
 	t.Helper()
 	if os.Geteuid() != 0 {
+		if os.Getenv("MESHPROOF_E2E") == "required" {
+			t.Fatal("MESHPROOF_E2E=required: it needs root: it makes network namespaces")
+		}
 		t.Skip("needs root: it makes network namespaces")
 	}
 	f, err := New(sites)
@@ -271,7 +274,6 @@ func TestReach(t *testing.T) {
 		{"outer namespace: load balancer address that nobody serves", "", "10.64.0.77:8080", no},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			start := time.Now()
 			got, err := f.get(t.Context(), c.from, c.to)
 			if c.want != no {
 				if err != nil || got != c.want {
@@ -282,8 +284,9 @@ func TestReach(t *testing.T) {
 			if err == nil {
 				t.Fatalf("%s reaches %s, as %s", c.from, c.to, got)
 			}
-			if !errors.Is(err, unix.ENETUNREACH) && !errors.Is(err, unix.EHOSTUNREACH) && !errors.Is(err, unix.ECONNREFUSED) || time.Since(start) > time.Second {
-				t.Errorf("from %s to %s: %v after %s; want it refused at once", c.from, c.to, err, time.Since(start))
+			// A neighbour that does not answer is given up later than the dialer gives up: none of these is that.
+			if !errors.Is(err, unix.ENETUNREACH) && !errors.Is(err, unix.EHOSTUNREACH) && !errors.Is(err, unix.ECONNREFUSED) {
+				t.Errorf("from %s to %s: %v; want it refused at once", c.from, c.to, err)
 			}
 		})
 	}

@@ -56,7 +56,6 @@ const (
 	codeUsage        = 2 // usage or bad input; nothing was created
 	codeInconclusive = 3 // no claim failed, but not all could be judged
 	codeSetup        = 4 // the lab could not be set up
-	codeWorse        = 5 // worse than the baseline
 )
 
 // codedError carries the exit code that an error means. An err of nil prints nothing.
@@ -109,7 +108,7 @@ installs a mesh, deploys apps, drives them under load while it changes things, a
 for each claim pass, fail or inconclusive, with the numbers behind it.
 
 Exit codes: 0 all claims pass, 1 a claim failed, 2 usage or bad input, 3 inconclusive,
-4 the lab could not be set up, 5 worse than the baseline.
+4 the lab could not be set up. A negative control (run --control) turns 0 and 1 round.
 
 Environment:
   NO_COLOR                 no colours
@@ -149,7 +148,7 @@ func (a *app) root() *cobra.Command {
 
 	root.AddCommand(
 		a.runCommand(), a.upCommand(), a.downCommand(), a.statusCommand(), a.listCommand(), a.doctorCommand(),
-		a.reportCommand(), a.forwardCommand(), a.linkCommand(), a.meshCommand(), a.imagesCommand(), a.versionCommand(),
+		a.reportCommand(), a.kubectlCommand(), a.forwardCommand(), a.linkCommand(), a.meshCommand(), a.imagesCommand(), a.versionCommand(),
 	)
 	return root
 }
@@ -187,6 +186,16 @@ func noArgs(cmd *cobra.Command, args []string) error {
 		return usage("%s takes no arguments, got %q", cmd.CommandPath(), args[0])
 	}
 	return nil
+}
+
+// atMostArg takes one argument of that name, or none.
+func atMostArg(name string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) > 1 {
+			return usage("%s takes one %s or none, got %d arguments", cmd.CommandPath(), name, len(args))
+		}
+		return nil
+	}
 }
 
 func exactArgs(names ...string) cobra.PositionalArgs {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
@@ -113,6 +114,9 @@ func (a *app) forward(ctx context.Context, cl clusters.Cluster, targets []forwar
 	}()
 	for _, t := range targets {
 		addr, err := address(ctx, cl, t)
+		if t.text == "gateway" && apierrors.IsNotFound(err) {
+			return failed(fmt.Errorf("gateway: there is no Service %s/%s; install a mesh with: meshproof mesh install", t.namespace, t.service))
+		}
 		if err != nil {
 			return failed(fmt.Errorf("%s: %w", t.text, err))
 		}

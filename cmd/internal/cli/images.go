@@ -23,7 +23,7 @@ each, for clusters that are not a lab: load them with ctr, kind or docker.`,
 			for _, name := range env.Images("bundled") {
 				file := filepath.Join(out, name+".tar")
 				if err := env.Archive(cmd.Context(), filepath.Dir(a.Self), name, version.Version, file); err != nil {
-					return failed(err)
+					return failed(a.hint(err))
 				}
 				fmt.Fprintln(a.Out, file)
 			}

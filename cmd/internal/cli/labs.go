@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -15,7 +17,7 @@ import (
 	"github.com/meshproof/meshproof/scenarios/lab"
 )
 
-// labFlags are the flags that say which lab is meant and what differs from its file.
+// labFlags are the flags that say which lab is meant and what differs from its file; profile is a flag of run alone.
 type labFlags struct {
 	file, name, mesh, profile string
 }
@@ -24,9 +26,7 @@ func (f *labFlags) add(c *cobra.Command) {
 	c.Flags().StringVarP(&f.file, "file", "f", "", "lab file; without one, a lab of one node with the bundled mesh")
 	c.Flags().StringVar(&f.name, "lab", "", "name of the lab, instead of the file's")
 	c.Flags().StringVar(&f.mesh, "mesh", "", "mesh driver: bundled or none; the lab file's if not given")
-	c.Flags().StringVar(&f.profile, "profile", "", "quick, nightly or soak; the lab file's if not given")
 	_ = c.RegisterFlagCompletionFunc("mesh", words(lab.Drivers()...))
-	_ = c.RegisterFlagCompletionFunc("profile", words(lab.Profiles()...))
 	_ = c.MarkFlagFilename("file", "yaml", "yml")
 }
 
@@ -96,7 +96,7 @@ Ready, the mesh serves and every pod runs. Doing it twice is harmless.
 
 Each TCP port of a Service of type LoadBalancer, as a gateway's, gets a port of 127.0.0.1, which
 stays the same as long as the lab lives; "meshproof status" lists them too.`,
-		Example: "  meshproof up\n  meshproof up -f lab.yaml --mesh none\n  kubectl --kubeconfig $(meshproof status -o json | jq -r '.[0].kubeconfigs[0]') get pods -A",
+		Example: "  meshproof up\n  meshproof up -f lab.yaml --mesh none\n  meshproof kubectl get pods -A",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			l, err := f.read(a, lab.DefaultName)
@@ -113,7 +113,7 @@ stays the same as long as the lab lives; "meshproof status" lists them too.`,
 			if err != nil {
 				p.fail()
 				p.close()
-				return coded(codeSetup, undo(cmd.Context(), e, l.Name, err))
+				return coded(codeSetup, undo(cmd.Context(), e, l.Name, a.hint(err)))
 			}
 			p.close()
 			return a.printUp(cmd.Context(), provider, e.Lab)
@@ -141,7 +141,7 @@ func undo(ctx context.Context, e *env.Env, name string, why error) error {
 
 func (a *app) downCommand() *cobra.Command {
 	var all bool
-	c := &cobra.Command{
+	c := a.outputFlag(&cobra.Command{
 		Use:   "down [LAB...]",
 		Short: "Take labs down and remove all they left",
 		Long: `Down removes every process, namespace, mount and folder of a lab, also after a crash, and says so
@@ -153,37 +153,65 @@ if something is left. Without a name it takes the default lab. Doing it twice is
 			if err != nil {
 				return err
 			}
-			switch {
-			case all && len(args) > 0:
+			if all && len(args) > 0 {
 				return usage("%s: give names or --all, not both", cmd.CommandPath())
-			case all:
-				list, err := provider.List(cmd.Context())
-				if err != nil {
-					return failed(err)
-				}
-				for _, s := range list {
-					args = append(args, s.Lab)
-				}
-			case len(args) == 0:
-				args = []string{lab.Default().Name}
 			}
-			var errs []error
 			for _, name := range args {
 				if err := lab.CheckName(name); err != nil {
 					return usage("lab %w", err)
 				}
-				start := time.Now()
-				if err := provider.Down(cmd.Context(), name); err != nil {
-					errs = append(errs, err)
-					continue
-				}
-				fmt.Fprintf(a.Err, " %s %-10s nothing is left of it  %s\n", a.marks().ok(), name, seconds(time.Since(start)))
 			}
-			return failed(errors.Join(errs...))
+			list, err := provider.List(cmd.Context())
+			if err != nil {
+				return failed(err)
+			}
+			var known []string
+			for _, s := range list {
+				known = append(known, s.Lab)
+			}
+			switch {
+			case all:
+				args = known
+			case len(args) == 0:
+				args = []string{lab.Default().Name}
+			}
+			rows := make([]downed, 0, len(args))
+			var errs []error
+			for _, name := range args {
+				start := time.Now()
+				err := provider.Down(cmd.Context(), name) // also of one that is not listed: part of it may be left
+				r := downed{Lab: name, Found: slices.Contains(known, name)}
+				if err != nil {
+					errs, r.Left = append(errs, err), err.Error()
+				} else {
+					a.sayDown(r, known, time.Since(start))
+				}
+				rows = append(rows, r)
+			}
+			return errors.Join(a.print(rows, func(io.Writer) error { return nil }), failed(errors.Join(errs...)))
 		},
-	}
+	})
 	c.Flags().BoolVar(&all, "all", false, "every lab of the provider")
 	return c
+}
+
+// downed is a lab as down -o json and yaml show it.
+type downed struct {
+	Lab   string `json:"lab"`
+	Found bool   `json:"found"`          // there was one of that name
+	Left  string `json:"left,omitempty"` // what could not be removed, and why
+}
+
+func (a *app) sayDown(r downed, known []string, took time.Duration) {
+	if r.Found {
+		fmt.Fprintf(a.Err, " %s %-10s nothing is left of it  %s\n", a.marks().ok(), r.Lab, seconds(took))
+		return
+	}
+	near := ""
+	if n := lab.Nearest(r.Lab, known); n != "" {
+		near = fmt.Sprintf("; did you mean %q?", n)
+	}
+	fmt.Fprintf(a.Err, " %s %-10s there was no lab of that name%s\n", a.marks().warn(), r.Lab, near)
 }
 
 func (a *app) completeLabs(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {

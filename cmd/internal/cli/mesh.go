@@ -42,11 +42,29 @@ func (a *app) meshCommand() *cobra.Command {
 	p.StringVar(&f.cluster, "in", "", "cluster of the lab; its first if not given")
 	p.StringVar(&f.kubeconfig, "kubeconfig", "", "kubeconfig of a cluster, instead of a lab")
 	p.StringVar(&f.context, "context", "", "context of the kubeconfig")
+	c.PersistentPreRunE = func(*cobra.Command, []string) error { return f.check(a.Env("KUBECONFIG")) }
 	_ = c.RegisterFlagCompletionFunc("lab", a.completeLabs)
 	_ = c.MarkPersistentFlagFilename("kubeconfig")
 	c.AddCommand(a.meshInstall(&f), a.meshUninstall(&f), a.meshOperator(&f), a.meshTag(&f), a.meshVersion(&f), a.proxyStatus(&f), a.proxyConfig(&f),
 		a.meshCerts(&f), a.createRemoteSecret(&f), a.remoteClusters(&f))
 	return c
+}
+
+// check refuses flags that would not be looked at.
+func (f *meshFlags) check(kubeconfig string) error {
+	switch {
+	case f.lab != "" && f.kubeconfig != "":
+		return usage("--lab and --kubeconfig: give one of the two")
+	case f.lab != "" && f.context != "":
+		return usage("--context is of a kubeconfig; a cluster of the lab is chosen by --in")
+	case f.context != "" && f.kubeconfig == "" && kubeconfig == "":
+		return usage("--context: give --kubeconfig, or set KUBECONFIG")
+	case f.cluster != "" && f.kubeconfig != "":
+		return usage("--in names a cluster of a lab; one of the kubeconfig is chosen by --context")
+	case f.cluster != "" && f.lab == "" && kubeconfig != "":
+		return usage("--in names a cluster of a lab, and KUBECONFIG is set: give --lab too, or choose by --context")
+	}
+	return nil
 }
 
 func (a *app) restConfig(ctx context.Context, f *meshFlags) (*rest.Config, error) {
@@ -222,20 +240,25 @@ func istiodVersion(ctx context.Context, base string) (string, error) {
 	return strings.TrimSpace(string(body)), nil
 }
 
+// proxyStatus is what proxy-status prints with -o json and yaml.
+type proxyStatus struct {
+	Proxies  []status.Proxy        `json:"proxies"`
+	Problems []model.ObjectProblem `json:"problems"` // of the objects that the mesh read, not of proxies
+}
+
 func (a *app) proxyStatus(f *meshFlags) *cobra.Command {
 	return a.outputFlag(&cobra.Command{
 		Use:     "proxy-status [POD[.NAMESPACE]]",
 		Aliases: []string{"ps"},
 		Short:   "List every proxy and whether it has acknowledged its configuration",
 		Example: "  meshproof mesh proxy-status\n  meshproof mesh proxy-status loadagent",
-		Args:    cobra.MaximumNArgs(1),
+		Args:    atMostArg("POD.NAMESPACE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := a.clients(cmd.Context(), f)
 			if err != nil {
 				return err
 			}
-			list := []status.Proxy{}
-			var problems []string
+			seen := proxyStatus{Proxies: []status.Proxy{}, Problems: []model.ObjectProblem{}}
 			err = controlPlanes(cmd.Context(), c, func(base, _, _ string) error {
 				got, err := status.Syncz(cmd.Context(), once(), base)
 				if err != nil {
@@ -243,14 +266,14 @@ func (a *app) proxyStatus(f *meshFlags) *cobra.Command {
 				}
 				for _, p := range got {
 					if len(args) == 0 || strings.HasPrefix(p.Proxy, args[0]) {
-						list = append(list, p)
+						seen.Proxies = append(seen.Proxies, p)
 					}
 				}
 				wrong, err := status.Problems(cmd.Context(), once(), base)
 				for _, p := range wrong {
 					// Every control plane of a revision says the same.
-					if line := objectProblem(p); !slices.Contains(problems, line) {
-						problems = append(problems, line)
+					if !slices.ContainsFunc(seen.Problems, func(q model.ObjectProblem) bool { return objectProblem(p) == objectProblem(q) }) {
+						seen.Problems = append(seen.Problems, p)
 					}
 				}
 				return err
@@ -258,11 +281,12 @@ func (a *app) proxyStatus(f *meshFlags) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			list := seen.Proxies
 			if len(args) == 1 && len(list) == 0 {
 				return usage("no proxy whose name begins with %q is connected", args[0])
 			}
 			slices.SortFunc(list, func(x, y status.Proxy) int { return strings.Compare(x.Proxy, y.Proxy) })
-			return a.print(list, func(w io.Writer) error {
+			return a.print(seen, func(w io.Writer) error {
 				var rows [][]string
 				for _, p := range list {
 					rows = append(rows, []string{
@@ -279,8 +303,11 @@ func (a *app) proxyStatus(f *meshFlags) *cobra.Command {
 						fmt.Fprintf(w, "%s refused: %s\n", p.Proxy, p.LastError)
 					}
 				}
-				if len(problems) > 0 {
-					fmt.Fprintf(w, "\nproblems of objects:\n  %s\n", strings.Join(problems, "\n  "))
+				if len(seen.Problems) > 0 {
+					fmt.Fprintln(w, "\nproblems of objects:")
+				}
+				for _, p := range seen.Problems {
+					fmt.Fprintf(w, "  %s\n", objectProblem(p))
 				}
 				return nil
 			})

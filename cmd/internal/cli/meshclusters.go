@@ -180,6 +180,9 @@ already is used again, so that clusters can be added later. With --apply, the cl
 			if out == "" || len(names) == 0 {
 				return usage("%s: give --out DIR and --cluster NAME, once for each cluster", cmd.CommandPath())
 			}
+			if f.kubeconfig != "" || f.context != "" || f.cluster != "" || f.lab != "" && !apply {
+				return usage("%s: only --apply looks at a cluster, and only at those of --lab", cmd.CommandPath())
+			}
 			for i, n := range names {
 				if err := lab.CheckName(n); err != nil {
 					return usage("--cluster: %w", err)

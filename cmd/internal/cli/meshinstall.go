@@ -179,6 +179,9 @@ func (a *app) changeMesh(ctx context.Context, f *meshFlags, driver string, o ins
 	if err := lab.CheckName(o.Revision); err != nil {
 		return usage("--revision: %w", err)
 	}
+	if driver == (install.None{}).Name() {
+		return usage("--mesh: %q has nothing to install or remove", driver)
+	}
 	d, err := install.ByName(driver)
 	if err != nil {
 		return usage("--mesh: %w", err)
@@ -196,7 +199,7 @@ func (a *app) onCluster(ctx context.Context, f *meshFlags, o install.Options, ch
 	defer cancel()
 	m := a.marks()
 	o.Progress = func(component, detail string) { fmt.Fprintf(a.Err, " %s %-16s %s\n", m.ok(), component, detail) }
-	return failed(change(ctx, cfg, o))
+	return failed(a.hint(change(ctx, cfg, o)))
 }
 
 func (a *app) meshOperator(f *meshFlags) *cobra.Command {
@@ -251,7 +254,7 @@ to. The tag "default" is for namespaces with istio-injection=enabled.`,
 		overwrite, force bool
 	)
 	set := &cobra.Command{
-		Use: "set TAG", Short: "Make a tag lead to a revision", Args: cobra.ExactArgs(1),
+		Use: "set TAG", Short: "Make a tag lead to a revision", Args: exactArgs("TAG"),
 		Example: "  meshproof mesh tag set prod --revision 1-23-2 --overwrite",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.onCluster(cmd.Context(), f, install.Options{Revision: revision, Tag: version.Version}, func(ctx context.Context, cfg *rest.Config, o install.Options) error {
@@ -287,7 +290,7 @@ to. The tag "default" is for namespaces with istio-injection=enabled.`,
 		},
 	})
 	remove := &cobra.Command{
-		Use: "remove TAG", Short: "Remove a tag", Args: cobra.ExactArgs(1), Example: "  meshproof mesh tag remove prod",
+		Use: "remove TAG", Short: "Remove a tag", Args: exactArgs("TAG"), Example: "  meshproof mesh tag remove prod",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.onCluster(cmd.Context(), f, install.Options{}, func(ctx context.Context, cfg *rest.Config, o install.Options) error {
 				if err := install.RemoveTag(ctx, cfg, args[0], force); err != nil {

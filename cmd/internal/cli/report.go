@@ -28,7 +28,7 @@ func (a *app) reportCommand() *cobra.Command {
 		Use:     "show [RUN]",
 		Short:   "Print the verdicts of a run; the newest without a name",
 		Example: "  meshproof report show\n  meshproof report show runs/2026-11-20T18-03-11-canary -o json",
-		Args:    cobra.MaximumNArgs(1),
+		Args:    atMostArg("RUN"),
 		RunE: func(_ *cobra.Command, args []string) error {
 			dir, err := a.runDir(args)
 			if err != nil {
@@ -45,7 +45,7 @@ func (a *app) reportCommand() *cobra.Command {
 		Use:     "open [RUN]",
 		Short:   "Open the page of a run in a browser; the newest without a name",
 		Example: "  meshproof report open",
-		Args:    cobra.MaximumNArgs(1),
+		Args:    atMostArg("RUN"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			dir, err := a.runDir(args)
 			if err != nil {

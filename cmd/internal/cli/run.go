@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"math/rand/v2"
 	"path/filepath"
 	"strings"
@@ -35,13 +37,16 @@ func (a *app) runCommand() *cobra.Command {
 		dir           string
 		seed          uint64
 	)
-	c := &cobra.Command{
+	c := a.outputFlag(&cobra.Command{
 		Use:   "run [SCENARIO...]",
 		Short: "Run scenarios: bring a lab up, prove, report, and take it down again",
 		Long: `Run brings up what is missing, carries the scenarios out under load, prints a verdict for each
 claim and writes one report. Scenarios that share a lab run in it one after the other, each in
 namespaces of its own; one lab is up at a time. A lab that was up before stays up; one that run
 made is taken down again, unless --keep. With -f, all run in the lab of that file.
+
+With --control each scenario leaves out what it is there to prove. All must fail then, and the exit
+code says whether they did: 0 if every one failed, 1 if one passed, 3 if one could not be judged.
 
 Scenarios are chosen by regular expressions that match a whole ID; a leading "!" leaves those
 out that match. Without any, all run.`,
@@ -65,13 +70,15 @@ out that match. Without any, all run.`,
 			}
 			return a.run(cmd.Context(), session.Options{
 				Groups: groups, Dir: a.reportDir(dir, scenarios), Seed: seed, Keep: keep, Control: control,
-				Command: rerun(args, f, seed, control), Env: a.envOptions(provider, nil, nil),
+				Command: rerun(args, f, a.provider, seed, control), Env: a.envOptions(provider, nil, nil),
 			})
 		},
-	}
+	})
 	f.add(c)
+	c.Flags().StringVar(&f.profile, "profile", "", "quick, nightly or soak; the lab file's if not given")
+	_ = c.RegisterFlagCompletionFunc("profile", words(lab.Profiles()...))
 	c.Flags().BoolVar(&keep, "keep", false, "leave the lab up")
-	c.Flags().BoolVar(&control, "control", false, "negative control: leave out what each scenario proves; all must fail")
+	c.Flags().BoolVar(&control, "control", false, "negative control: leave out what each scenario proves; exit 0 only if all fail")
 	c.Flags().StringVar(&dir, "report", "", "folder for this run's report (default runs/TIME-SCENARIO, or in $ARTIFACTS)")
 	c.Flags().Uint64Var(&seed, "seed", 0, "seed of whatever is random in a run; a new one if not given")
 	_ = c.MarkFlagDirname("report")
@@ -103,11 +110,24 @@ func (f *labFlags) groups(a *app, scenarios []catalog.Scenario) ([]session.Group
 	return session.Groups(scenarios, func(name string) (*lab.Lab, error) {
 		l, err := f.read(a, name)
 		if err == nil && f.name != "" && several {
-			l.Name += "-" + name
-			err = lab.CheckName(l.Name)
+			l.Name = joinLabName(l.Name, name)
 		}
 		return l, err
 	})
+}
+
+// joinLabName names a lab of a run in several, all of which have a part of the name from --lab: NAME-one, NAME-prtn. The second
+// part is short, since a provider bounds the length of names.
+func joinLabName(name, embedded string) string {
+	words := strings.Split(embedded, "-")
+	if len(words) == 1 {
+		return name + "-" + embedded
+	}
+	initials := ""
+	for _, w := range words {
+		initials += w[:1]
+	}
+	return name + "-" + initials
 }
 
 func completeScenarios(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
@@ -135,12 +155,12 @@ func (a *app) reportDir(dir string, scenarios []catalog.Scenario) string {
 }
 
 // rerun is the command line that repeats a run.
-func rerun(patterns []string, f labFlags, seed uint64, control bool) string {
+func rerun(patterns []string, f labFlags, provider string, seed uint64, control bool) string {
 	words := []string{"meshproof", "run"}
 	for _, p := range patterns {
 		words = append(words, quote(p))
 	}
-	for _, o := range []struct{ flag, value string }{{"-f", f.file}, {"--lab", f.name}, {"--mesh", f.mesh}, {"--profile", f.profile}} {
+	for _, o := range []struct{ flag, value string }{{"-f", f.file}, {"--lab", f.name}, {"--mesh", f.mesh}, {"--profile", f.profile}, {"--cluster", provider}} {
 		if o.value != "" {
 			words = append(words, o.flag, quote(o.value))
 		}
@@ -149,6 +169,15 @@ func rerun(patterns []string, f labFlags, seed uint64, control bool) string {
 		words = append(words, "--control")
 	}
 	return strings.Join(append(words, "--seed", fmt.Sprint(seed)), " ")
+}
+
+// hint adds to the error of a binary that is not beside this executable what makes it.
+func (a *app) hint(err error) error {
+	var missing *fs.PathError
+	if errors.As(err, &missing) && errors.Is(missing, fs.ErrNotExist) && filepath.Dir(missing.Path) == filepath.Dir(a.Self) {
+		return fmt.Errorf("%w; the images are made of the binaries beside %s: run make build", err, filepath.Base(a.Self))
+	}
+	return err
 }
 
 // quote makes a word safe for a shell.
@@ -179,12 +208,13 @@ func (a *app) run(ctx context.Context, o session.Options) error {
 	if errors.As(err, &folder) {
 		return usage("%w\nnothing was created", folder)
 	}
+	err = a.hint(err)
 	var setup *session.SetupError
 	if errors.As(err, &setup) {
 		p.fail()
 	}
 	p.close()
-	if printErr := a.printRun(o.Dir, r); err == nil {
+	if printErr := a.print(r, func(io.Writer) error { return a.printRun(o.Dir, r) }); err == nil {
 		err = printErr
 	}
 	if ctx.Err() != nil {
@@ -205,15 +235,40 @@ func ids(scenarios []catalog.Scenario) string {
 }
 
 func outcomeCode(r verdict.Report, setup bool) int {
+	outcome := r.Outcome
+	if r.Control {
+		outcome, _ = controlOutcome(r)
+	}
 	switch {
-	case r.Outcome == verdict.Fail:
+	case outcome == verdict.Fail:
 		return codeFail
 	case setup:
 		return codeSetup
-	case r.Outcome == verdict.Inconclusive:
+	case outcome == verdict.Inconclusive:
 		return codeInconclusive
 	}
 	return codeOK
+}
+
+// controlOutcome turns the outcome of a negative control round, in which every scenario must fail, and says so.
+func controlOutcome(r verdict.Report) (verdict.Outcome, string) {
+	var fine, open []string
+	for _, s := range r.Scenarios {
+		switch s.Outcome {
+		case verdict.Fail:
+		case verdict.Inconclusive:
+			open = append(open, s.ID)
+		default:
+			fine = append(fine, s.ID)
+		}
+	}
+	switch {
+	case len(fine) > 0:
+		return verdict.Fail, "did not fail without what it proves: " + strings.Join(fine, ", ")
+	case len(open) > 0:
+		return verdict.Inconclusive, "not judged: " + strings.Join(open, ", ")
+	}
+	return verdict.Pass, "every scenario failed, as it must"
 }
 
 // outcomeError is what makes an outcome other than pass an exit code; it prints nothing, since the verdicts said it all.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os/exec"
 	"slices"
 	"strings"
 	"time"
@@ -173,8 +174,12 @@ func (a *app) printUp(ctx context.Context, provider clusters.Provider, l cluster
 		return failed(err)
 	}
 	return a.print(r, func(w io.Writer) error {
-		for _, k := range r.Kubeconfigs {
-			if _, err := fmt.Fprintf(w, "kubectl --kubeconfig %s get pods -A\n", k); err != nil {
+		for i, k := range r.Kubeconfigs {
+			line := "kubectl --kubeconfig " + k
+			if _, err := exec.LookPath("kubectl"); err != nil {
+				line = fmt.Sprintf("meshproof kubectl --lab %s --in %s", r.Lab, r.Clusters[i])
+			}
+			if _, err := fmt.Fprintln(w, line+" get pods -A"); err != nil {
 				return err
 			}
 		}

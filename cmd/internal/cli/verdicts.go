@@ -29,6 +29,14 @@ func (a *app) printRun(dir string, r verdict.Report) error {
 	if more > 0 {
 		fmt.Fprintf(a.Out, "  %d finer claims agree with these; they are in the report\n", more)
 	}
+	if r.Control {
+		outcome, text := controlOutcome(r)
+		mark := map[verdict.Outcome]string{verdict.Pass: a.marks().ok(), verdict.Fail: a.marks().bad()}[outcome]
+		if mark == "" {
+			mark = a.marks().warn()
+		}
+		fmt.Fprintf(a.Out, "  %s negative control: %s\n", mark, text)
+	}
 	_, err := fmt.Fprintf(a.Out, "  report  %s\n", filepath.Join(dir, render.HTMLFile))
 	return err
 }

@@ -12,7 +12,7 @@ func TestMain(m *testing.M) { specs.Main(m) }
 // TestBalancing carries out every scenario of this area on the embedded cluster: with the bundled mesh all claims must pass, and
 // without a mesh, or without the policies, each must fail, for the right reason.
 func TestBalancing(t *testing.T) {
-	specs.Run(t, "balancing", os.Getenv("ARTIFACTS"), specs.Control{
+	specs.Run(t, "balancing", os.Getenv, specs.Control{
 		Name: "fails without a mesh", Mesh: "none", Reasons: map[string]specs.Reason{
 			"sticky":  {Claim: "sticky/", Says: "no mesh in this lab", Holds: []string{"lost"}},
 			"outlier": {Claim: "ejected/", Says: "no mesh in this lab", Holds: []string{"proof/answers-503", "lost"}},

@@ -12,7 +12,7 @@ func TestMain(m *testing.M) { specs.Main(m) }
 // TestMultiCluster carries out every scenario of this area on two embedded clusters: with the bundled mesh all claims must pass, and
 // without a mesh, or without the policies, each must fail, for the right reason.
 func TestMultiCluster(t *testing.T) {
-	specs.Run(t, "multicluster", os.Getenv("ARTIFACTS"), specs.Control{
+	specs.Run(t, "multicluster", os.Getenv, specs.Control{
 		Name: "fails without a mesh", Mesh: "none", Reasons: map[string]specs.Reason{
 			"multicluster":              {Claim: "placed/", Says: "no mesh over these clusters"},
 			"multicluster-two-networks": {Claim: "placed/", Says: "no mesh over these clusters"},

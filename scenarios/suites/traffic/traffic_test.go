@@ -12,7 +12,7 @@ func TestMain(m *testing.M) { specs.Main(m) }
 // TestTraffic carries out every scenario of this area on the embedded cluster: with the bundled mesh all claims must pass,
 // and without a mesh, or with the weights left as they are, each must fail, for the right reason.
 func TestTraffic(t *testing.T) {
-	specs.Run(t, "traffic", os.Getenv("ARTIFACTS"), specs.Control{
+	specs.Run(t, "traffic", os.Getenv, specs.Control{
 		Name: "fails without a mesh", Mesh: "none", Reasons: map[string]specs.Reason{
 			"canary": {Claim: "share/", Says: "no mesh in this lab", Holds: []string{"lost"}},
 		},

@@ -12,7 +12,7 @@ func TestMain(m *testing.M) { specs.Main(m) }
 // TestUpgrade carries the upgrade out on the embedded cluster. Without a mesh, and with namespaces that keep asking for the old
 // revision, it must fail, for the right reason, and lose nothing all the same.
 func TestUpgrade(t *testing.T) {
-	specs.Run(t, "upgrade", os.Getenv("ARTIFACTS"), specs.Control{
+	specs.Run(t, "upgrade", os.Getenv, specs.Control{
 		Name: "fails without a mesh", Mesh: "none", Reasons: map[string]specs.Reason{
 			"upgrade": {Claim: "moved/", Says: "no mesh in this lab", Holds: []string{"lost"}},
 		},
