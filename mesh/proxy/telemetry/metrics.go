@@ -36,7 +36,7 @@ const (
 	// maxKnown bounds what is held of clusters and workloads that left.
 	maxKnown = 4096
 	// maxPeers bounds how many peers have labels: who they are is theirs to say. Others are unknown.
-	maxPeers = 1024
+	maxPeers = 512
 	// maxName is that of Kubernetes. A peer with a longer one is unknown.
 	maxName = 253
 )
