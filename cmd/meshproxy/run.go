@@ -136,14 +136,33 @@ func bootstrap(role string, o options, env func(string) string, environ []string
 		b.CertTTL = o.certTTL
 		b.Discovery.RootFile, b.Discovery.TokenFile = o.roots, o.token
 	}
-	if annotations["prometheus.io/scrape"] == "true" {
-		port, err := strconv.ParseUint(or(annotations["prometheus.io/port"], "80"), 10, 16)
-		if err != nil {
-			return b, fmt.Errorf("annotation prometheus.io/port: %w", err)
-		}
-		b.AppTarget = fmt.Sprintf("http://127.0.0.1:%d%s", port, or(annotations["prometheus.io/path"], "/metrics"))
+	if b.AppTarget, err = appTarget(env("ISTIO_PROMETHEUS_ANNOTATIONS")); err != nil {
+		return b, err
 	}
 	return b, nil
+}
+
+// appTarget is where the application's own metrics are, by the annotations that its pod had before injection: those that
+// it has now name this proxy. For the same reason a target on the proxy's own ports is none.
+func appTarget(annotations string) (string, error) {
+	if annotations == "" {
+		return "", nil
+	}
+	var a struct{ Scrape, Path, Port string }
+	if err := json.Unmarshal([]byte(annotations), &a); err != nil {
+		return "", fmt.Errorf("environment: ISTIO_PROMETHEUS_ANNOTATIONS: %w", err)
+	}
+	if a.Scrape != "true" {
+		return "", nil
+	}
+	port, err := strconv.ParseUint(or(a.Port, "80"), 10, 16)
+	if err != nil {
+		return "", fmt.Errorf("environment: ISTIO_PROMETHEUS_ANNOTATIONS: port: %w", err)
+	}
+	if port == 15020 || port == 15090 {
+		return "", nil
+	}
+	return fmt.Sprintf("http://127.0.0.1:%d/%s", port, strings.TrimPrefix(or(a.Path, "/metrics"), "/")), nil
 }
 
 // termination is how the proxy ends: by flags, by the mesh's terminationDrainDuration, by Istio's variables. With

@@ -94,10 +94,18 @@ func appEnv(p *corev1.Pod) []corev1.EnvVar {
 		}
 	}
 	b, _ := json.Marshal(ports) // strings and numbers only: cannot fail
-	return []corev1.EnvVar{
+	env := []corev1.EnvVar{
 		{Name: "ISTIO_META_POD_PORTS", Value: string(b)},
 		{Name: "ISTIO_META_APP_CONTAINERS", Value: strings.Join(apps, ",")},
 	}
+	// The sidecar's own annotations are about to take the place of these.
+	if a := p.Annotations; merged(a) && a["prometheus.io/scrape"] != "" {
+		b, _ := json.Marshal(map[string]string{ // strings only: cannot fail
+			"scrape": a["prometheus.io/scrape"], "path": a["prometheus.io/path"], "port": a["prometheus.io/port"],
+		})
+		env = append(env, corev1.EnvVar{Name: "ISTIO_PROMETHEUS_ANNOTATIONS", Value: string(b)})
+	}
+	return env
 }
 
 // ProxyMounts is where a proxy finds ProxyVolumes.

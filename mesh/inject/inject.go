@@ -219,12 +219,17 @@ func annotate(p *corev1.Pod, cfg Config) {
 	a := p.Annotations
 	a[StatusAnnotation] = string(status)
 	a[RevisionLabel] = cfg.Revision
-	if _, ok := a["prometheus.io/scrape"]; !ok && a["prometheus.istio.io/merge-metrics"] != "false" {
+	if merged(a) {
 		a["prometheus.io/scrape"], a["prometheus.io/port"], a["prometheus.io/path"] = "true", "15020", "/stats/prometheus"
 	}
 	if _, ok := a["kubectl.kubernetes.io/default-container"]; !ok && len(p.Spec.Containers) > 0 {
 		a["kubectl.kubernetes.io/default-container"] = p.Spec.Containers[0].Name
 	}
+}
+
+// merged says whether the pod's metrics are scraped at the sidecar, which adds the application's to its own.
+func merged(a map[string]string) bool {
+	return a["prometheus.io/scrape"] != "false" && a["prometheus.istio.io/merge-metrics"] != "false"
 }
 
 func names(vs []corev1.Volume) []string {

@@ -186,12 +186,18 @@ func TestGRPCLarge(t *testing.T) {
 func TestGRPCCancel(t *testing.T) {
 	_, s, _, conn := shopping(t)
 	c := testpb.NewTestServiceClient(conn)
+	warm, end := context.WithTimeout(t.Context(), 20*time.Second)
+	defer end()
+	// The connections and their handshakes are not part of the calls' time.
+	if _, err := c.UnaryCall(warm, payload(1), grpc.WaitForReady(true)); err != nil {
+		t.Fatal(err)
+	}
 	for name, limit := range map[string]bool{"cancel": false, "deadline": true} {
 		t.Run(name, func(t *testing.T) {
 			ctx, cancel := context.WithCancel(metadata.AppendToOutgoingContext(t.Context(), "hang", "1"))
 			want := codes.Canceled
 			if limit {
-				ctx, cancel = context.WithTimeout(ctx, 100*time.Millisecond)
+				ctx, cancel = context.WithTimeout(ctx, time.Second)
 				want = codes.DeadlineExceeded
 			}
 			defer cancel()
@@ -201,8 +207,16 @@ func TestGRPCCancel(t *testing.T) {
 				_, err := c.UnaryCall(ctx, payload(1))
 				done <- err
 			}()
+			within, stop := context.WithTimeout(t.Context(), 20*time.Second)
+			defer stop()
 			for s.calls.Load() == before {
-				time.Sleep(time.Millisecond)
+				select {
+				case err := <-done:
+					t.Fatalf("the call ended before it reached the server: %v", err)
+				case <-within.Done():
+					t.Fatal("the call never reached the server")
+				case <-time.After(time.Millisecond):
+				}
 			}
 			if !limit {
 				cancel()

@@ -33,7 +33,7 @@ type ads struct {
 }
 
 func newADS(t testing.TB) *ads {
-	a := &ads{t: t, addr: "127.0.0.1:0", res: map[string]map[string]*anypb.Any{}, changed: make(chan struct{})}
+	a := &ads{t: t, addr: freeAddr(t).String(), res: map[string]map[string]*anypb.Any{}, changed: make(chan struct{})}
 	a.serve()
 	t.Cleanup(func() { a.stop() })
 	return a

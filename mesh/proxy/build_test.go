@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"strconv"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -102,14 +104,25 @@ func httpListener(t testing.TB, addr, routes string) *listenerPB {
 		FilterChains: []*listenerv3.FilterChain{{Filters: []*listenerv3.Filter{manager(t, rds(routes))}}}}
 }
 
+var addrs atomic.Uint32
+
+// freeAddr returns an address of loopback's that nobody else gets before it is used: neither another process, by the
+// address, nor a connection, by the port.
 func freeAddr(t testing.TB) netip.AddrPort {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	pid := os.Getpid()
+	for range 100 {
+		n := addrs.Add(1) - 1
+		a := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, byte(1 + pid>>8%250), byte(pid), byte(1 + n%250)}), uint16(20000+n/250%10000))
+		ln, err := net.Listen("tcp", a.String())
+		if err != nil {
+			continue // somebody listens on every address
+		}
+		_ = ln.Close()
+		return a
 	}
-	defer func() { _ = ln.Close() }()
-	return ln.Addr().(*net.TCPAddr).AddrPort()
+	t.Fatal("no free address")
+	return netip.AddrPort{}
 }
 
 func dialOptions(a *ads) client.DialOptions { return client.DialOptions{Address: a.addr} }

@@ -45,6 +45,8 @@ func TestHTTP2Breaker(t *testing.T) {
 		<-release
 		_, _ = io.WriteString(w, r.Proto)
 	}))
+	let := sync.OnceFunc(func() { close(release) })
+	t.Cleanup(let)
 	a := newADS(t)
 	addr := freeAddr(t).String()
 	c := overHTTP2(t, edsCluster("c"))
@@ -57,17 +59,21 @@ func TestHTTP2Breaker(t *testing.T) {
 	results := make(chan string, 2)
 	for range 2 {
 		wg.Go(func() {
-			resp, body := get(t, httpClient(t), "http://"+addr)
+			resp, body, err := fetch(httpClient(t), "http://"+addr)
+			if err != nil {
+				results <- err.Error()
+				return
+			}
 			results <- fmt.Sprint(resp.StatusCode, " ", body)
 		})
-		<-in
+		reached(t, in, results)
 	}
 	adminHas(t, "http://"+admin+"/stats", "cluster.c.circuit_breakers.default.rq_open: 1\n")
 	client := httpClient(t)
 	if resp, _ := get(t, client, "http://"+addr); resp.StatusCode != 503 || resp.Header.Get("x-envoy-overloaded") != "true" {
 		t.Errorf("status %d, %v", resp.StatusCode, resp.Header)
 	}
-	close(release)
+	let()
 	wg.Wait()
 	for range 2 {
 		if r := <-results; r != "200 HTTP/2.0" {

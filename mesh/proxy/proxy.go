@@ -171,6 +171,7 @@ func (p *Proxy) firstCertificate(ctx context.Context, i *secrets.Issuer) bool {
 // publish makes cfg current: clusters first, so that no listener can lead to one that is not there.
 func (p *Proxy) publish(cfg *conf.Config) {
 	p.upstreams.Apply(cfg)
+	p.metrics.Forget()
 	if err := p.listeners.Update(cfg); err != nil {
 		p.b.Log.Error("listeners not updated in full", "err", err)
 	}

@@ -74,16 +74,22 @@ func start(t testing.TB, a *ads, change ...func(*Bootstrap)) {
 
 func get(t testing.TB, c *http.Client, url string) (*http.Response, string) {
 	t.Helper()
-	resp, err := c.Get(url)
+	resp, body, err := fetch(c, url)
 	if err != nil {
 		t.Fatal(err)
+	}
+	return resp, body
+}
+
+// fetch is get for goroutines that the test waits for: these must not end the test.
+func fetch(c *http.Client, url string) (*http.Response, string, error) {
+	resp, err := c.Get(url)
+	if err != nil {
+		return nil, "", err
 	}
 	defer func() { _ = resp.Body.Close() }()
 	b, err := io.ReadAll(resp.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return resp, string(b)
+	return resp, string(b), err
 }
 
 func httpClient(t testing.TB) *http.Client {

@@ -409,19 +409,26 @@ func TestDrainAtTheEnd(t *testing.T) {
 	type answer struct {
 		resp *http.Response
 		body string
+		err  error
 	}
-	got := make(chan answer)
+	got := make(chan answer, 1)
 	c := httpClient(t)
 	go func() {
-		resp, body := get(t, c, "http://"+addr+"/")
-		got <- answer{resp, body}
+		resp, body, err := fetch(c, "http://"+addr+"/")
+		got <- answer{resp, body, err}
 	}()
-	<-begun
+	select {
+	case <-begun:
+	case r := <-got:
+		t.Fatalf("the request ended before it reached the back end: %v, %s", r.err, r.body)
+	}
 	cancel()
 	adminSays(t, admin, "DRAINING")
 	close(release)
 	r := <-got
-	if r.resp.StatusCode != 200 || r.body != "done" || !r.resp.Close {
+	if r.err != nil {
+		t.Error(r.err)
+	} else if r.resp.StatusCode != 200 || r.body != "done" || !r.resp.Close {
 		t.Errorf("status %d, close %v: %s", r.resp.StatusCode, r.resp.Close, r.body)
 	}
 	if err := <-ended; err != nil {

@@ -3,8 +3,9 @@ package telemetry
 import (
 	"fmt"
 	"io"
+	"maps"
 	"math"
-	"sort"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -18,25 +19,65 @@ import (
 type Metrics struct {
 	self conf.Workload
 
-	mu   sync.RWMutex
-	http map[httpKey]*httpSeries
-	tcp  map[tcpKey]*tcpSeries
+	mu    sync.RWMutex
+	http  seriesOf[httpKey, httpSeries]
+	tcp   seriesOf[tcpKey, tcpSeries]
+	peers map[conf.Workload]struct{} // those that have labels
 }
+
+// seriesOf has every series by its labels. Rendering them for each exchange would be slow, so known has them by what the
+// labels are made of as well; it may be emptied at any time.
+type seriesOf[K comparable, S any] struct {
+	all   map[string]*S
+	known map[K]*S
+}
+
+const (
+	// maxKnown bounds what is held of clusters and workloads that left.
+	maxKnown = 4096
+	// maxPeers bounds how many peers have labels: who they are is theirs to say. Others are unknown.
+	maxPeers = 512
+	// maxName is that of Kubernetes. A peer with a longer one is unknown.
+	maxName = 253
+)
 
 // NewMetrics returns counters for a proxy of the given workload. self must not change.
 func NewMetrics(self conf.Workload) *Metrics {
-	return &Metrics{self: self, http: map[httpKey]*httpSeries{}, tcp: map[tcpKey]*tcpSeries{}}
+	m := &Metrics{self: self, peers: map[conf.Workload]struct{}{}}
+	m.http.all, m.http.known = map[string]*httpSeries{}, map[httpKey]*httpSeries{}
+	m.tcp.all, m.tcp.known = map[string]*tcpSeries{}, map[tcpKey]*tcpSeries{}
+	return m
 }
 
-// httpKey is everything that labels are made of. Pointers are of shared values, so equal labels have equal keys, or at
-// worst two keys after a push: WritePrometheus adds those up.
+// Forget lets go of clusters and workloads, of which there are new ones now. Counters go on.
+func (m *Metrics) Forget() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	clear(m.http.known)
+	clear(m.tcp.known)
+}
+
+// add returns the series of labels, and remembers it by k. The caller holds the lock.
+func (s *seriesOf[K, S]) add(k K, labels string) *S {
+	if len(s.known) >= maxKnown {
+		clear(s.known)
+	}
+	x := s.all[labels]
+	if x == nil {
+		x = new(S)
+		s.all[labels] = x
+	}
+	s.known[k] = x
+	return x
+}
+
+// httpKey is everything that labels are made of. Pointers are of shared values: keys may differ where labels do not.
 type httpKey struct {
 	direction conf.Direction
 	cluster   *conf.Cluster
 	endpoint  *conf.Workload
 	peer      *conf.Workload
 	principal string // of the peer, by its certificate
-	host      string // for clusters without a service
 	status    int
 	flags     Flags
 	isGRPC    bool
@@ -97,23 +138,15 @@ func (m *Metrics) HTTP(r *Record) {
 	} else {
 		k.principal = r.UpstreamURI
 	}
-	if (r.Cluster == nil || len(r.Cluster.Services) == 0) && r.Direction != conf.Inbound {
-		k.host = "unknown"
-	} else if r.Direction == conf.Inbound && r.Req != nil {
-		k.host = m.inboundHost(r)
-	}
 	if k.isGRPC = r.GRPC; k.isGRPC {
 		k.grpc = grpcStatus(r)
 	}
 	m.mu.RLock()
-	s := m.http[k]
+	s := m.http.known[k]
 	m.mu.RUnlock()
 	if s == nil {
 		m.mu.Lock()
-		if s = m.http[k]; s == nil {
-			s = &httpSeries{}
-			m.http[k] = s
-		}
+		s = m.http.add(k, m.httpLabels(k))
 		m.mu.Unlock()
 	}
 	s.requests.Add(1)
@@ -143,9 +176,6 @@ func grpcStatus(r *Record) string {
 
 var grpcCodes = []string{"0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13", "14", "15", "16"}
 
-// inboundHost is the service that the client named: the workload's own canonical service unless the authority says more.
-func (m *Metrics) inboundHost(*Record) string { return "" }
-
 // TCPOpened counts a connection; TCPClosed counts its end and its bytes.
 func (m *Metrics) TCPOpened(r *Record) { m.tcpSeries(r).opened.Add(1) }
 
@@ -167,12 +197,42 @@ func (m *Metrics) tcpSeries(r *Record) *tcpSeries {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	s := m.tcp[k]
-	if s == nil {
-		s = &tcpSeries{}
-		m.tcp[k] = s
+	if s := m.tcp.known[k]; s != nil {
+		return s
 	}
-	return s
+	return m.tcp.add(k, m.common(k.direction, k.cluster, k.endpoint, nil, k.principal, k.mtls, "tcp")+
+		`,response_flags="`+k.flags.String()+`",connection_security_policy="`+policy(k.direction, k.mtls)+`"`)
+}
+
+// httpLabels renders the labels of k, without braces. The caller holds mu.
+func (m *Metrics) httpLabels(k httpKey) string {
+	protocol := "http"
+	if k.isGRPC {
+		protocol = "grpc"
+	}
+	return m.common(k.direction, k.cluster, k.endpoint, m.known(k.peer), k.principal, k.mtls, protocol) +
+		`,response_code="` + strconv.Itoa(k.status) + `",grpc_response_status="` + k.grpc + `",response_flags="` + k.flags.String() +
+		`",connection_security_policy="` + policy(k.direction, k.mtls) + `"`
+}
+
+// known returns the peer if it may have labels, or nil. The caller holds mu.
+func (m *Metrics) known(peer *conf.Workload) *conf.Workload {
+	if peer == nil {
+		return nil
+	}
+	if _, ok := m.peers[*peer]; ok {
+		return peer
+	}
+	if len(m.peers) >= maxPeers {
+		return nil
+	}
+	for _, s := range []string{peer.Name, peer.Namespace, peer.Canonical, peer.CanonicalRevision, peer.Cluster, peer.App, peer.Version} {
+		if len(s) > maxName {
+			return nil
+		}
+	}
+	m.peers[*peer] = struct{}{}
+	return peer
 }
 
 // label names in Istio's order.
@@ -262,108 +322,56 @@ func policy(dir conf.Direction, mtls bool) string {
 	return "none"
 }
 
-type summed struct {
-	count, sum uint64
-	buckets    [20]uint64
-}
-
-func (s *summed) add(h *histogram) {
-	for i := range h.buckets {
-		n := h.buckets[i].Load()
-		s.buckets[i] += n
-		s.count += n
-	}
-	s.sum += h.sum.Load()
-}
-
-type httpSum struct {
-	requests       uint64
-	dur, req, resp summed
-}
-
 // WritePrometheus writes every counter in Prometheus' text format.
 func (m *Metrics) WritePrometheus(w io.Writer) {
-	sums := map[string]*httpSum{}
 	m.mu.RLock()
-	for k, s := range m.http {
-		code := strconv.Itoa(k.status)
-		protocol := "http"
-		if k.isGRPC {
-			protocol = "grpc"
-		}
-		l := m.common(k.direction, k.cluster, k.endpoint, k.peer, k.principal, k.mtls, protocol) +
-			`,response_code="` + code + `",grpc_response_status="` + k.grpc + `",response_flags="` + k.flags.String() +
-			`",connection_security_policy="` + policy(k.direction, k.mtls) + `"`
-		t := sums[l]
-		if t == nil {
-			t = &httpSum{}
-			sums[l] = t
-		}
-		t.requests += s.requests.Load()
-		t.dur.add(&s.duration)
-		t.req.add(&s.reqSize)
-		t.resp.add(&s.resp)
-	}
-	tcp := map[string]*[4]uint64{}
-	for k, s := range m.tcp {
-		l := m.common(k.direction, k.cluster, k.endpoint, nil, k.principal, k.mtls, "tcp") +
-			`,response_flags="` + k.flags.String() + `",connection_security_policy="` + policy(k.direction, k.mtls) + `"`
-		t := tcp[l]
-		if t == nil {
-			t = &[4]uint64{}
-			tcp[l] = t
-		}
-		for i, v := range []uint64{s.opened.Load(), s.closed.Load(), s.sent.Load(), s.received.Load()} {
-			t[i] += v
-		}
-	}
+	https, tcps := maps.Clone(m.http.all), maps.Clone(m.tcp.all) // w may be slow
 	m.mu.RUnlock()
-	labels := sorted(sums)
+	labels := slices.Sorted(maps.Keys(https))
 	if len(labels) > 0 {
 		fmt.Fprintf(w, "# TYPE istio_requests_total counter\n")
 		for _, l := range labels {
-			fmt.Fprintf(w, "istio_requests_total{%s} %d\n", l, sums[l].requests)
+			fmt.Fprintf(w, "istio_requests_total{%s} %d\n", l, https[l].requests.Load())
 		}
 		for _, h := range []struct {
 			name   string
-			pick   func(*httpSum) *summed
+			pick   func(*httpSeries) *histogram
 			bounds []float64
 			unit   float64
 		}{
-			{"istio_request_duration_milliseconds", func(s *httpSum) *summed { return &s.dur }, durationBounds, 1e-3},
-			{"istio_request_bytes", func(s *httpSum) *summed { return &s.req }, sizeBounds, 1},
-			{"istio_response_bytes", func(s *httpSum) *summed { return &s.resp }, sizeBounds, 1},
+			{"istio_request_duration_milliseconds", func(s *httpSeries) *histogram { return &s.duration }, durationBounds, 1e-3},
+			{"istio_request_bytes", func(s *httpSeries) *histogram { return &s.reqSize }, sizeBounds, 1},
+			{"istio_response_bytes", func(s *httpSeries) *histogram { return &s.resp }, sizeBounds, 1},
 		} {
 			fmt.Fprintf(w, "# TYPE %s histogram\n", h.name)
 			for _, l := range labels {
-				writeHistogram(w, h.name, l, h.pick(sums[l]), h.bounds, h.unit)
+				writeHistogram(w, h.name, l, h.pick(https[l]), h.bounds, h.unit)
 			}
 		}
 	}
-	names := []string{"istio_tcp_connections_opened_total", "istio_tcp_connections_closed_total", "istio_tcp_sent_bytes_total", "istio_tcp_received_bytes_total"}
-	for i, n := range names {
-		for j, l := range sorted(tcp) {
-			if j == 0 {
-				fmt.Fprintf(w, "# TYPE %s counter\n", n)
+	labels = slices.Sorted(maps.Keys(tcps))
+	for _, c := range []struct {
+		name string
+		pick func(*tcpSeries) *atomic.Uint64
+	}{
+		{"istio_tcp_connections_opened_total", func(s *tcpSeries) *atomic.Uint64 { return &s.opened }},
+		{"istio_tcp_connections_closed_total", func(s *tcpSeries) *atomic.Uint64 { return &s.closed }},
+		{"istio_tcp_sent_bytes_total", func(s *tcpSeries) *atomic.Uint64 { return &s.sent }},
+		{"istio_tcp_received_bytes_total", func(s *tcpSeries) *atomic.Uint64 { return &s.received }},
+	} {
+		for i, l := range labels {
+			if i == 0 {
+				fmt.Fprintf(w, "# TYPE %s counter\n", c.name)
 			}
-			fmt.Fprintf(w, "%s{%s} %d\n", n, l, tcp[l][i])
+			fmt.Fprintf(w, "%s{%s} %d\n", c.name, l, c.pick(tcps[l]).Load())
 		}
 	}
 }
 
-func sorted[V any](m map[string]V) []string {
-	out := make([]string, 0, len(m))
-	for k := range m {
-		out = append(out, k)
-	}
-	sort.Strings(out)
-	return out
-}
-
-func writeHistogram(w io.Writer, name, labels string, s *summed, bounds []float64, unit float64) {
+func writeHistogram(w io.Writer, name, labels string, h *histogram, bounds []float64, unit float64) {
 	var c uint64
-	for i := range s.buckets {
-		c += s.buckets[i]
+	for i := range h.buckets {
+		c += h.buckets[i].Load()
 		le := math.Inf(1)
 		if i < len(bounds) {
 			le = bounds[i]
@@ -374,5 +382,5 @@ func writeHistogram(w io.Writer, name, labels string, s *summed, bounds []float6
 		}
 		fmt.Fprintf(w, "%s_bucket{%s,le=%q} %d\n", name, labels, text, c)
 	}
-	fmt.Fprintf(w, "%s_sum{%s} %s\n%s_count{%s} %d\n", name, labels, strconv.FormatFloat(float64(s.sum)*unit, 'g', -1, 64), name, labels, s.count)
+	fmt.Fprintf(w, "%s_sum{%s} %s\n%s_count{%s} %d\n", name, labels, strconv.FormatFloat(float64(h.sum.Load())*unit, 'g', -1, 64), name, labels, c)
 }

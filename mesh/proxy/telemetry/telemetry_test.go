@@ -5,15 +5,21 @@ import (
 	"context"
 	"errors"
 	"flag"
+	"fmt"
 	"io"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
+	"runtime"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+	"weak"
 
 	"go.uber.org/goleak"
 
@@ -214,5 +220,76 @@ func TestMetrics(t *testing.T) {
 	}
 	if n := testing.AllocsPerRun(100, func() { m.HTTP(out) }); n != 0 {
 		t.Errorf("%v allocations a request", n)
+	}
+}
+
+// TestMetricsOverPushes: every push makes new clusters and workloads; equal ones go on in the same series, and those that
+// left are not held.
+func TestMetricsOverPushes(t *testing.T) {
+	m := NewMetrics(conf.Workload{Name: "a"})
+	push := func() weak.Pointer[conf.Cluster] {
+		r := record()
+		w := *r.Endpoint.Workload
+		r.Cluster = &conf.Cluster{Name: r.Cluster.Name, Services: slices.Clone(r.Cluster.Services)}
+		r.Endpoint = &conf.Endpoint{Workload: &w}
+		m.HTTP(r)
+		m.TCPOpened(r)
+		m.TCPClosed(r)
+		return weak.Make(r.Cluster)
+	}
+	var last weak.Pointer[conf.Cluster]
+	for range 1000 {
+		last = push()
+	}
+	if len(m.http.all) != 1 || len(m.tcp.all) != 1 {
+		t.Errorf("%d and %d series, want one of each", len(m.http.all), len(m.tcp.all))
+	}
+	m.Forget()
+	runtime.GC()
+	if last.Value() != nil {
+		t.Error("a cluster that left is still held")
+	}
+	push()
+	var got bytes.Buffer
+	m.WritePrometheus(&got)
+	for _, want := range []string{"istio_requests_total{", "istio_tcp_connections_opened_total{", "istio_tcp_connections_closed_total{"} {
+		if i := strings.Index(got.String(), want); i < 0 || !strings.Contains(strings.SplitN(got.String()[i:], "\n", 2)[0], "} 1001") {
+			t.Errorf("%s is not 1001:\n%s", want, got.String())
+		}
+	}
+}
+
+// TestMetricsOfManyPeers: who a client says it is costs a series only so often, and only if it could be a name.
+func TestMetricsOfManyPeers(t *testing.T) {
+	m := NewMetrics(conf.Workload{Name: "a"})
+	in := record()
+	in.Direction, in.Endpoint = conf.Inbound, nil
+	for i := range 3 * maxPeers {
+		in.Peer = &conf.Workload{Name: strconv.Itoa(i)}
+		m.HTTP(in)
+	}
+	in.Peer = &conf.Workload{Name: "0"} // known: counted on
+	m.HTTP(in)
+	if n := len(m.http.all); n != maxPeers+1 {
+		t.Errorf("%d series, want %d and one of unknown peers", n, maxPeers)
+	}
+	if n := len(m.http.known); n > maxKnown {
+		t.Errorf("%d keys are remembered", n)
+	}
+	var got bytes.Buffer
+	m.WritePrometheus(&got)
+	requests, _, _ := strings.Cut(got.String(), "# TYPE istio_request_duration")
+	for _, want := range []string{`source_workload="0",.*} 2$`, fmt.Sprintf(`source_workload="unknown",.*} %d$`, 2*maxPeers)} {
+		if !regexp.MustCompile(`(?m)^istio_requests_total{.*` + want).MatchString(requests) {
+			t.Errorf("no series like %s", want)
+		}
+	}
+	m = NewMetrics(conf.Workload{Name: "a"})
+	in.Peer = &conf.Workload{Name: "b", App: strings.Repeat("x", 254)}
+	m.HTTP(in)
+	got.Reset()
+	m.WritePrometheus(&got)
+	if !strings.Contains(got.String(), `source_workload="unknown"`) {
+		t.Error("a peer whose names are no names has labels")
 	}
 }

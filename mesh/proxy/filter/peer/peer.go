@@ -17,6 +17,9 @@ var (
 // known bounds how many peers are remembered: what they say is theirs to choose.
 const known = 4096
 
+// longest is what is looked at and remembered of one peer; decode refuses more.
+const longest = 16 << 10
+
 // Filter serves every connection of a proxy.
 type Filter struct {
 	id, metadata []byte
@@ -66,7 +69,7 @@ func (f *Filter) Response(s *filter.Stream) {
 }
 
 func (f *Filter) workload(said []byte) *conf.Workload {
-	if said == nil {
+	if said == nil || len(said) > longest {
 		return nil
 	}
 	f.mu.RLock()
