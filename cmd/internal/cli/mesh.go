@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -100,7 +101,10 @@ func (a *app) client(ctx context.Context, f *meshFlags) (*workload.Client, error
 	return c, failed(err)
 }
 
-// controlPlanes asks every control plane of the clusters, through port-forwards.
+// errNoControlPlane says that no control plane of the clusters is ready.
+var errNoControlPlane = fmt.Errorf("no ready pods in %s; install a mesh with: meshproof mesh install", env.MeshNamespace)
+
+// controlPlanes asks every control plane of the clusters that is ready, through port-forwards. Without any it is errNoControlPlane.
 func controlPlanes(ctx context.Context, in []*workload.Client, ask func(base, pod, revision string) error) error {
 	asked := 0
 	for _, c := range in {
@@ -109,8 +113,8 @@ func controlPlanes(ctx context.Context, in []*workload.Client, ask func(base, po
 			return failed(fmt.Errorf("control planes: %w", err))
 		}
 		for _, p := range pods.Items {
-			if p.DeletionTimestamp != nil || p.Status.Phase != "Running" {
-				continue
+			if p.DeletionTimestamp != nil || !ready(p) {
+				continue // one that starts or ends has nothing to say yet, or any more
 			}
 			addr, tunnel, err := c.Forward(ctx, p.Namespace, p.Name, 15014)
 			if err != nil {
@@ -124,9 +128,13 @@ func controlPlanes(ctx context.Context, in []*workload.Client, ask func(base, po
 		}
 	}
 	if asked == 0 {
-		return failed(fmt.Errorf("no control plane runs in %s; install one with: meshproof mesh install", env.MeshNamespace))
+		return failed(errNoControlPlane)
 	}
 	return nil
+}
+
+func ready(p corev1.Pod) bool {
+	return slices.ContainsFunc(p.Status.Conditions, func(c corev1.PodCondition) bool { return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue })
 }
 
 func once() *http.Client {
@@ -148,7 +156,7 @@ type componentCount struct {
 func (a *app) meshVersion(f *meshFlags) *cobra.Command {
 	return a.outputFlag(&cobra.Command{
 		Use:     "version",
-		Short:   "Print the versions of client, control planes and proxies",
+		Short:   "Print the versions of client, control planes and proxies; of the client alone where there is no mesh",
 		Example: "  meshproof mesh version",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -170,7 +178,8 @@ func (a *app) meshVersion(f *meshFlags) *cobra.Command {
 				}
 				return err
 			})
-			if err != nil {
+			none := errors.Is(err, errNoControlPlane)
+			if err != nil && !none {
 				return err
 			}
 			for ver, n := range proxies {
@@ -179,6 +188,10 @@ func (a *app) meshVersion(f *meshFlags) *cobra.Command {
 			slices.SortFunc(v.DataPlane, func(x, y componentCount) int { return strings.Compare(x.Version, y.Version) })
 			return a.print(v, func(w io.Writer) error {
 				_, err := fmt.Fprintf(w, "client version: %s\n", v.Client)
+				if none {
+					fmt.Fprintln(w, errNoControlPlane)
+					return err
+				}
 				for _, p := range v.ControlPlane {
 					fmt.Fprintf(w, "control plane version: %s (revision %s)\n", p.Version, p.Revision)
 				}
