@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/meshproof/meshproof/clusters"
 	"github.com/meshproof/meshproof/mesh/status"
@@ -24,6 +25,9 @@ func (e *Env) Broken() error {
 // labLogs is where the logs of the lab's own parts lie in a folder of diagnostics; no namespace or cluster can have the name.
 const labLogs = "_lab"
 
+// brokenBudget bounds the questions to a broken lab.
+const brokenBudget = 10 * time.Second
+
 // Collect writes what is needed to explain a failure into dir: pods, events, logs, Istio objects, sync status and each
 // proxy's configuration; of a lab with several clusters, into a folder for each; and what the lab's own parts logged, into _lab. It
 // collects as much as it can; what it could not is listed in errors.txt there.
@@ -31,6 +35,11 @@ func (e *Env) Collect(ctx context.Context, dir string) error {
 	var errs []error
 	if l, ok := e.Lab.(clusters.Supervised); ok { // first: it needs no API server that answers
 		errs = append(errs, l.Logs(filepath.Join(dir, labLogs)))
+	}
+	if e.Broken() != nil { // most of what follows is asked for in vain
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, brokenBudget)
+		defer cancel()
 	}
 	for _, s := range e.Sites {
 		to := dir
