@@ -3,24 +3,38 @@ package cli_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"strconv"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"go.uber.org/goleak"
 
 	"github.com/meshproof/meshproof/cmd/internal/cli"
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){
+	testscript.Main(leakChecked{m}, map[string]func(){
 		"meshproof": func() {
 			os.Exit(cli.Run(context.Background(), os.Args[1:], cli.Streams{
 				In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Env: os.Getenv, Self: os.Args[0],
 			}))
 		},
 	})
+}
+
+// leakChecked is goleak.VerifyTestMain for a TestMain that testscript ends.
+type leakChecked struct{ m *testing.M }
+
+func (l leakChecked) Run() int {
+	code := l.m.Run()
+	if err := goleak.Find(); code == 0 && err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	return code
 }
 
 // Each testdata/*.txtar is a session at the command line. Nothing in them creates a lab.

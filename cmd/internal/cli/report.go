@@ -10,7 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"slices"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -87,8 +87,24 @@ func (a *app) runDir(args []string) (string, error) {
 	if err != nil || len(found) == 0 {
 		return "", usage("no run in %s; make one with: meshproof run", base)
 	}
-	slices.Sort(found) // their names start with the time
-	return filepath.Dir(found[len(found)-1]), nil
+	newest, at := found[0], time.Time{}
+	for _, file := range found {
+		if t := started(file); t.After(at) {
+			newest, at = file, t
+		}
+	}
+	return filepath.Dir(newest), nil
+}
+
+// started is when a report's run began, whatever its folder is called; zero if the file is none.
+func started(file string) time.Time {
+	var r struct {
+		Started time.Time `json:"started"`
+	}
+	if data, err := os.ReadFile(file); err != nil || json.Unmarshal(data, &r) != nil {
+		return time.Time{}
+	}
+	return r.Started
 }
 
 func readReport(dir string) (verdict.Report, error) {

@@ -23,26 +23,36 @@ type rule struct {
 	from   string
 	to     []string
 	except []string // packages under from that may
+	tests  bool     // tests may
 	why    string
 }
 
 var rules = []rule{
-	{from: "clusters", to: []string{"loadgen", "mesh", "reports", "scenarios", "cmd"}, why: "clusters serve any mesh and any test"},
-	{from: "loadgen", to: []string{"clusters", "mesh", "reports", "scenarios", "cmd"}, why: "load is of use without a lab"},
+	{from: "clusters", to: []string{"loadgen", "mesh", "reports", "scenarios", "fixtures", "cmd"}, why: "clusters serve any mesh and any test"},
+	{from: "loadgen", to: []string{"clusters", "mesh", "reports", "scenarios", "fixtures", "cmd"}, why: "load is of use without a lab"},
 	{from: "loadgen", to: []string{"k8s.io", "sigs.k8s.io", "istio.io"}, why: "loadgen never sees Kubernetes"},
-	{from: "reports", to: []string{"clusters", "loadgen", "mesh", "scenarios", "cmd"}, why: "reports outlive runs: they see evidence only"},
+	{from: "reports", to: []string{"clusters", "loadgen", "mesh", "scenarios", "fixtures", "cmd"}, why: "reports outlive runs: they see evidence only"},
 	{from: "reports", to: []string{"k8s.io", "sigs.k8s.io", "istio.io"}, why: "reports see evidence only"},
-	{from: "mesh", to: []string{"clusters", "loadgen", "reports", "scenarios"}, why: "the mesh must not know that it is being tested"},
+	{from: "mesh", to: []string{"clusters", "loadgen", "reports", "scenarios", "fixtures"}, why: "the mesh must not know that it is being tested"},
 	{from: "mesh", to: []string{"cmd"}, why: "nothing imports cmd"},
 	{from: "scenarios", to: []string{"cmd"}, why: "nothing imports cmd"},
 	{from: "fixtures", to: []string{"clusters", "loadgen", "mesh", "reports", "scenarios", "cmd"}, why: "fixtures are data and small apps"},
 	{from: "mesh/identity", to: []string{"mesh/objects", "mesh/model", "mesh/xds", "mesh/proxy", "k8s.io"}, why: "identity is a leaf"},
-	{from: "mesh/model", to: []string{"mesh/ingest", "mesh/translate", "mesh/xds", "mesh/proxy", "mesh/ca", "mesh/inject", "mesh/install", "mesh/status"}, why: "model imports objects and identity"},
-	{from: "mesh/translate", to: []string{"mesh/ingest", "mesh/xds/server", "mesh/proxy", "mesh/ca", "mesh/inject", "mesh/install", "k8s.io/client-go"}, why: "translation is pure"},
+	{from: "mesh/model", to: []string{"mesh/ingest", "mesh/translate", "mesh/xds", "mesh/proxy", "mesh/ca", "mesh/inject", "mesh/install", "mesh/operator", "mesh/multicluster", "mesh/status"}, why: "model imports objects and identity"},
+	{from: "mesh/translate", to: []string{"mesh/ingest", "mesh/xds/server", "mesh/proxy", "mesh/ca", "mesh/inject", "mesh/install", "mesh/operator", "mesh/multicluster", "k8s.io/client-go"}, why: "translation is pure"},
 	{from: "mesh/proxy", to: []string{"mesh/objects", "mesh/model", "mesh/translate", "mesh/ingest", "mesh/ca", "mesh/inject", "mesh/install", "mesh/operator", "mesh/status", "mesh/xds/server", "k8s.io"}, why: "the data plane reads xDS only"},
 	{from: "mesh/proxy/conf", to: []string{"google.golang.org/protobuf", "github.com/envoyproxy"}, why: "runtime config holds no protos"},
 	{from: "mesh/proxy/router", to: []string{"github.com/envoyproxy"}, why: "only decode and state touch protos"},
 	{from: "mesh/proxy/listener", to: []string{"github.com/envoyproxy"}, why: "only decode and state touch protos"},
+	{from: "mesh/proxy/filter", to: []string{"github.com/envoyproxy"}, why: "only decode and state touch protos"},
+	{from: "mesh/proxy/upstream", to: []string{"github.com/envoyproxy"}, why: "only decode and state touch protos"},
+	{from: "mesh/proxy/outlier", to: []string{"github.com/envoyproxy"}, why: "only decode and state touch protos"},
+	{from: "mesh/proxy/breaker", to: []string{"github.com/envoyproxy"}, why: "only decode and state touch protos"},
+	{from: "mesh/proxy/balance", to: []string{"github.com/envoyproxy"}, why: "only decode and state touch protos"},
+	{from: "mesh/proxy/pool", to: []string{"github.com/envoyproxy"}, why: "only decode and state touch protos"},
+	{from: "mesh/proxy/http2", to: []string{"github.com/envoyproxy"}, why: "only decode and state touch protos"},
+	{from: "mesh/proxy/telemetry", to: []string{"github.com/envoyproxy"}, why: "only decode and state touch protos"},
+	{from: "mesh/proxy/admin", to: []string{"github.com/envoyproxy"}, tests: true, why: "only decode and state touch protos; tests read its pages as Envoy's types"},
 	{from: "mesh/proxy/http1", to: []string{"github.com/envoyproxy", "google.golang.org/protobuf", "mesh/proxy/router"}, why: "the codec knows HTTP only"},
 	{from: "mesh/xds/server", to: []string{"mesh/proxy", "mesh/ingest", "mesh/ca", "k8s.io/client-go"}, why: "the server knows sets and streams"},
 }
@@ -53,6 +63,7 @@ type source struct {
 	docs    map[string][]string // package -> files that carry a package comment
 	names   map[string]string
 	bans    []string
+	leaks   map[string]bool // packages whose tests look for goroutines that are left
 }
 
 func root(t *testing.T) string {
@@ -74,7 +85,7 @@ func root(t *testing.T) string {
 func load(t *testing.T) source {
 	t.Helper()
 	top := root(t)
-	s := source{imports: map[string][]string{}, tests: map[string][]string{}, docs: map[string][]string{}, names: map[string]string{}}
+	s := source{imports: map[string][]string{}, tests: map[string][]string{}, docs: map[string][]string{}, names: map[string]string{}, leaks: map[string]bool{}}
 	fset := token.NewFileSet()
 	err := filepath.WalkDir(top, func(p string, d fs.DirEntry, err error) error {
 		if err != nil {
@@ -101,6 +112,7 @@ func load(t *testing.T) source {
 		}
 		pkg := filepath.ToSlash(filepath.Dir(rel))
 		isTest := strings.HasSuffix(p, "_test.go")
+		s.leaks[pkg] = s.leaks[pkg] || isTest && checksLeaks(f)
 		for _, i := range f.Imports {
 			name, err := strconv.Unquote(i.Path.Value)
 			if err != nil {
@@ -131,10 +143,22 @@ func load(t *testing.T) source {
 	return s
 }
 
+// checksLeaks says whether a file calls goleak; specs.Main runs end-to-end tests, of which ginkgo keeps goroutines.
+func checksLeaks(f *ast.File) (found bool) {
+	ast.Inspect(f, func(n ast.Node) bool {
+		if sel, ok := n.(*ast.SelectorExpr); ok {
+			id, _ := sel.X.(*ast.Ident)
+			found = found || id != nil && (id.Name == "goleak" && slices.Contains([]string{"VerifyTestMain", "Find"}, sel.Sel.Name) || id.Name == "specs" && sel.Sel.Name == "Main")
+		}
+		return !found
+	})
+	return found
+}
+
 func under(pkg, prefix string) bool { return pkg == prefix || strings.HasPrefix(pkg, prefix+"/") }
 
-// reach returns a path of imports from pkg to something under target, or nil.
-func (s source) reach(pkg, target string) []string {
+// reach returns a path of imports from pkg, its tests too if tests is true, to something under target, or nil.
+func (s source) reach(pkg, target string, tests bool) []string {
 	type step struct {
 		pkg  string
 		path []string
@@ -142,7 +166,7 @@ func (s source) reach(pkg, target string) []string {
 	seen := map[string]bool{pkg: true}
 	queue := []step{{pkg, []string{pkg}}}
 	for _, i := range s.tests[pkg] {
-		if under(i, target) {
+		if tests && under(i, target) {
 			return []string{pkg + " (test)", i}
 		}
 	}
@@ -174,10 +198,40 @@ func TestImports(t *testing.T) {
 				continue
 			}
 			for _, to := range r.to {
-				if p := s.reach(pkg, to); p != nil {
+				if p := s.reach(pkg, to, !r.tests); p != nil {
 					t.Errorf("%s must not reach %s (%s): %s", pkg, to, r.why, strings.Join(p, " -> "))
 				}
 			}
+		}
+	}
+}
+
+// A rule about what is not there forbids nothing.
+func TestRulesAreAboutWhatIsThere(t *testing.T) {
+	s := load(t)
+	there := func(prefix string) bool {
+		for pkg, imports := range s.imports {
+			if under(pkg, prefix) || strings.Contains(prefix, ".") && slices.ContainsFunc(imports, func(i string) bool { return under(i, prefix) }) {
+				return true
+			}
+		}
+		return false
+	}
+	for _, r := range rules {
+		for _, prefix := range slices.Concat([]string{r.from}, r.to, r.except) {
+			if !there(prefix) {
+				t.Errorf("rule of %s (%s): there is no %s", r.from, r.why, prefix)
+			}
+		}
+	}
+}
+
+// Goroutines that outlive their tests are seen in every package.
+func TestTestsCheckForLeaks(t *testing.T) {
+	s := load(t)
+	for pkg := range s.tests {
+		if !s.leaks[pkg] {
+			t.Errorf("%s: its tests have no TestMain that calls goleak", pkg)
 		}
 	}
 }
@@ -188,7 +242,7 @@ func TestOnlyMeshtestImportsBothHalves(t *testing.T) {
 		if !under(pkg, "mesh") || under(pkg, "mesh/meshtest") {
 			continue
 		}
-		if s.reach(pkg, "mesh/proxy") != nil && s.reach(pkg, "mesh/translate") != nil {
+		if s.reach(pkg, "mesh/proxy", true) != nil && s.reach(pkg, "mesh/translate", true) != nil {
 			t.Errorf("%s reaches both mesh/proxy and mesh/translate: only mesh/meshtest may", pkg)
 		}
 	}
@@ -273,16 +327,19 @@ func TestBannedCalls(t *testing.T) {
 // The checks above are only worth something if they can fail.
 func TestReachFindsAChain(t *testing.T) {
 	s := source{imports: map[string][]string{"a": {"b"}, "b": {"c/d", "x.io/y"}, "c/d": nil}, tests: map[string][]string{"c/d": {"a"}}}
-	if got := strings.Join(s.reach("a", "c"), " "); got != "a b c/d" {
+	if got := strings.Join(s.reach("a", "c", true), " "); got != "a b c/d" {
 		t.Errorf("a to c: %q", got)
 	}
-	if got := strings.Join(s.reach("a", "x.io"), " "); got != "a b x.io/y" {
+	if got := strings.Join(s.reach("a", "x.io", true), " "); got != "a b x.io/y" {
 		t.Errorf("a to x.io: %q", got)
 	}
-	if s.reach("c/d", "b") != nil {
+	if s.reach("c/d", "b", true) != nil {
 		t.Error("c/d does not reach b")
 	}
-	if s.reach("c/d", "a") == nil {
+	if s.reach("c/d", "a", true) == nil {
 		t.Error("a test's import must count")
+	}
+	if s.reach("c/d", "a", false) != nil {
+		t.Error("a test's import must not count where tests may")
 	}
 }
