@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/onsi/ginkgo/v2"
 	"github.com/onsi/gomega"
@@ -145,7 +146,7 @@ func carryOut(t *testing.T, root, area, artifacts string, c Control, list []cata
 		name := strings.ReplaceAll(area+"-"+c.Name, " ", "-")
 		dir := filepath.Join(t.TempDir(), name)
 		if artifacts != "" {
-			dir = filepath.Join(artifacts, "e2e-"+name)
+			dir = filepath.Join(artifacts, time.Now().UTC().Format("2006-01-02T15-04-05")+"-e2e-"+name) // a folder is of one run
 		}
 		r, err = session.Run(ctx, session.Options{
 			Groups: groups, Dir: dir, Seed: 1, Command: "go test ./scenarios/suites/" + area, Control: c.LeftOut,
