@@ -38,8 +38,9 @@ unit: deps-race ## Unit tests with the race detector; at the end, what this host
 E2E := MESHPROOF_E2E=required
 
 .PHONY: e2e
-e2e: deps build ## End-to-end tests on embedded clusters: the provider, the canary with its controls, the other suites as they should be
+e2e: deps build ## End-to-end tests on embedded clusters: the provider, the command line, the canary with its controls, the other suites as they should be
 	$(E2E) go test -count=1 -timeout 30m ./clusters/local/...
+	$(E2E) go test -count=1 -timeout 10m ./cmd/meshproof
 	$(E2E) go test -count=1 -timeout 30m -v -run '^TestTraffic$$' ./scenarios/suites/traffic
 	$(E2E) go test -count=1 -timeout 30m -v -run '^TestBalancing$$' ./scenarios/suites/balancing -ginkgo.focus=passes
 	$(E2E) go test -count=1 -timeout 30m -v -run '^TestUpgrade$$' ./scenarios/suites/upgrade -ginkgo.focus=passes
@@ -48,6 +49,7 @@ e2e: deps build ## End-to-end tests on embedded clusters: the provider, the cana
 .PHONY: e2e-all
 e2e-all: deps build ## All end-to-end tests, with every negative control: for the night
 	$(E2E) go test -count=1 -timeout 30m ./clusters/local/...
+	$(E2E) go test -count=1 -timeout 10m ./cmd/meshproof
 	$(E2E) go test -count=1 -timeout 60m -p 1 -v -run '^(TestTraffic|TestBalancing|TestUpgrade|TestMultiCluster)$$' ./scenarios/suites/...
 
 .PHONY: bench
