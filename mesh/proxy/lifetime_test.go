@@ -161,3 +161,30 @@ func drainingDial(admin, addr string) (net.Conn, error) {
 		}
 	}
 }
+
+// TestBindLater: a listener whose address somebody else has is an error in the dump, and serves once the address is free.
+func TestBindLater(t *testing.T) {
+	a := newADS(t)
+	addr := freeAddr(t).String()
+	other, err := net.Listen("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = other.Close() }()
+	a.put(canary(t, addr, backend(t, "v1"), backend(t, "v2"), 100, 0))
+	admin, option := withAdmin(t)
+	start(t, a, option)
+	dump := adminHas(t, "http://"+admin+"/config_dump", "address already in use")
+	if !strings.Contains(dump, `"error_state"`) || !strings.Contains(dump, `"warming_state"`) {
+		t.Errorf("dump: %s", dump)
+	}
+	if err := other.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if dump := adminHas(t, "http://"+admin+"/config_dump", `"active_state"`); strings.Contains(dump, "error_state") {
+		t.Errorf("dump: %s", dump)
+	}
+	if resp, body := get(t, httpClient(t), "http://"+addr+"/"); resp.StatusCode != 200 {
+		t.Errorf("status %d: %s", resp.StatusCode, body)
+	}
+}

@@ -63,7 +63,7 @@ func (p *Proxy) source(node *corev3.Node) admin.Source {
 		View: p.upstreams.View, Events: p.upstreams.OutlierEvents(), Secrets: p.store, State: p.serving, Addrs: p.listeners.Addrs, NodeID: p.b.NodeID, Version: p.b.Version,
 		Started: p.started, Level: p.b.Level,
 		Dump: func(eds bool, resource string) ([]byte, error) {
-			return p.state.Dump(state.DumpOptions{Node: node, Version: p.b.Version, Endpoints: eds, Resource: resource, Secrets: dumped(p.store.Info())})
+			return p.state.Dump(state.DumpOptions{Node: node, Version: p.b.Version, Endpoints: eds, Resource: resource, Secrets: dumped(p.store.Info()), Unbound: p.unbound()})
 		},
 		Counters: func() map[string]int64 {
 			st := p.client.Stats()
@@ -91,6 +91,14 @@ func dumped(i *secrets.Info) []state.Secret {
 	}
 	at := timestamppb.New(i.NotBefore)
 	return []state.Secret{{Name: secrets.Workload, Chain: i.CertPEM, At: at}, {Name: secrets.Roots, Roots: i.RootPEM, At: at}}
+}
+
+func (p *Proxy) unbound() map[string]state.Unbound {
+	out := map[string]state.Unbound{}
+	for name, f := range p.listeners.Failures() {
+		out[name] = state.Unbound{Reason: "cannot bind: " + f.Err.Error(), At: f.At}
+	}
+	return out
 }
 
 // serving is Envoy's word for the proxy's state.

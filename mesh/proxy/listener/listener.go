@@ -63,9 +63,23 @@ type Manager struct {
 }
 
 type live struct {
-	conf atomic.Pointer[table]
-	lns  []net.Listener
+	conf     atomic.Pointer[table]
+	lns      []net.Listener
+	failed   *Failure // why lns is empty
+	retrying bool
 }
+
+// Failure is why a listener has no sockets.
+type Failure struct {
+	Err error
+	At  time.Time // of the last attempt
+}
+
+// Pauses between attempts to open sockets.
+const (
+	firstPause = 200 * time.Millisecond
+	lastPause  = 5 * time.Second
+)
 
 // table is one version of a listener with the slots of its chains.
 type table struct {
@@ -145,7 +159,8 @@ func New(o Options) *Manager {
 	return m
 }
 
-// Update makes the listeners those of cfg. A socket that cannot be opened is reported; the others are updated all the same.
+// Update makes the listeners those of cfg. A socket that cannot be opened is reported, and tried again for as long
+// as the listener is wanted; the others are updated all the same.
 func (m *Manager) Update(cfg *conf.Config) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -173,9 +188,14 @@ func (m *Manager) Update(cfg *conf.Config) error {
 		if c.Bind && l.lns == nil {
 			if err := m.open(l, c); err != nil {
 				errs = append(errs, fmt.Errorf("listener %q: %w", name, err))
-				m.retire(l.conf.Load(), nil)
-				continue
+				if !l.retrying {
+					l.retrying = true
+					m.wg.Go(func() { m.retry(name, l) })
+				}
 			}
+		}
+		if !c.Bind {
+			l.failed = nil // nobody asks for sockets any more
 		}
 		m.active[name] = l
 		for _, a := range c.Addrs {
@@ -283,6 +303,7 @@ func (m *Manager) drop(s *slot) {
 	}
 }
 
+// open opens the sockets of l, or none and says so in l.failed. The caller holds mu.
 func (m *Manager) open(l *live, c *conf.Listener) error {
 	for _, a := range c.Addrs {
 		ln, err := m.o.Listen(m.ctx, a)
@@ -290,15 +311,50 @@ func (m *Manager) open(l *live, c *conf.Listener) error {
 			for _, ln := range l.lns {
 				_ = ln.Close()
 			}
-			l.lns = nil
+			l.lns, l.failed = nil, &Failure{err, time.Now()}
 			return err
 		}
 		l.lns = append(l.lns, ln)
 	}
+	l.failed = nil
 	for _, ln := range l.lns {
 		m.wg.Go(func() { m.accept(l, ln) })
 	}
 	return nil
+}
+
+// retry opens the sockets of l once whoever has its address lets go: often that is an older process on its way out.
+func (m *Manager) retry(name string, l *live) {
+	for pause := firstPause; ; pause = min(2*pause, lastPause) {
+		t := time.NewTimer(pause)
+		select {
+		case <-t.C:
+		case <-m.ctx.Done():
+			t.Stop()
+			return
+		}
+		if m.reopen(name, l) {
+			return
+		}
+	}
+}
+
+// reopen is one attempt; it reports that no other is needed.
+func (m *Manager) reopen(name string, l *live) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	c := l.conf.Load()
+	if m.closed || m.active[name] != l || !c.Bind || l.lns != nil {
+		l.retrying = false
+		return true
+	}
+	if err := m.open(l, c.Listener); err != nil {
+		m.o.Log.Debug("listener still not open", "listener", name, "err", err)
+		return false
+	}
+	l.retrying = false
+	m.o.Log.Info("listener open after all", "listener", name)
+	return true
 }
 
 func (m *Manager) accept(l *live, ln net.Listener) {
@@ -334,6 +390,19 @@ func (m *Manager) Addrs(name string) []net.Addr {
 	if l := m.active[name]; l != nil {
 		for _, ln := range l.lns {
 			out = append(out, ln.Addr())
+		}
+	}
+	return out
+}
+
+// Failures tells why listeners have no sockets, by their names.
+func (m *Manager) Failures() map[string]Failure {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	out := map[string]Failure{}
+	for name, l := range m.active {
+		if l.failed != nil {
+			out[name] = *l.failed
 		}
 	}
 	return out

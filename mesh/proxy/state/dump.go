@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	adminv3 "github.com/envoyproxy/go-control-plane/envoy/admin/v3"
 	bootstrapv3 "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
@@ -30,12 +31,19 @@ type Secret struct {
 	At    *timestamppb.Timestamp
 }
 
+// Unbound is why a listener has no sockets.
+type Unbound struct {
+	Reason string
+	At     time.Time // of the last attempt
+}
+
 // DumpOptions say what a dump holds.
 type DumpOptions struct {
 	Node      *corev3.Node
 	Version   string
 	Endpoints bool // with endpoints, which Envoy leaves out unless asked
 	Secrets   []Secret
+	Unbound   map[string]Unbound // listeners that have no sockets, by name
 	// Resource, when not empty, is the one field of the parts to show, as Envoy's ?resource=.
 	Resource string
 }
@@ -45,7 +53,7 @@ func (s *State) Dump(o DumpOptions) ([]byte, error) {
 	s.mu.Lock()
 	parts := []proto.Message{
 		&adminv3.BootstrapConfigDump{Bootstrap: &bootstrapv3.Bootstrap{Node: o.Node}},
-		s.dumpClusters(), s.dumpListeners(), s.dumpRoutes(), dumpSecrets(o.Secrets),
+		s.dumpClusters(), s.dumpListeners(o.Unbound), s.dumpRoutes(), dumpSecrets(o.Secrets),
 	}
 	if o.Endpoints {
 		parts = slices.Insert(parts, 2, proto.Message(s.dumpEndpoints()))
@@ -141,13 +149,17 @@ func (s *State) dumpEndpoints() *adminv3.EndpointsConfigDump {
 	return out
 }
 
-func (s *State) dumpListeners() *adminv3.ListenersConfigDump {
+func (s *State) dumpListeners(unbound map[string]Unbound) *adminv3.ListenersConfigDump {
 	out := &adminv3.ListenersConfigDump{}
 	for _, n := range slices.Sorted(maps.Keys(s.listeners)) {
 		l := s.listeners[n]
 		st := &adminv3.ListenersConfigDump_DynamicListenerState{VersionInfo: l.version, Listener: packed(l.raw), LastUpdated: timestamppb.New(l.at)}
 		d := &adminv3.ListenersConfigDump_DynamicListener{Name: n, ErrorState: s.failure(xds.ListenerType, n)}
-		if s.published.Listeners[n] == l.value {
+		u, waits := unbound[n]
+		if waits && d.ErrorState == nil {
+			d.ErrorState = &adminv3.UpdateFailureState{Details: u.Reason, VersionInfo: l.version, LastUpdateAttempt: timestamppb.New(u.At)}
+		}
+		if s.published.Listeners[n] == l.value && !waits {
 			d.ActiveState = st
 		} else {
 			d.WarmingState = st
