@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -71,6 +72,44 @@ func TestStreamIdleTimeout(t *testing.T) {
 				t.Errorf("status %d: %q", resp.StatusCode, body)
 			}
 		})
+	}
+}
+
+// TestTunnelOutlivesIdleTimeout: what moves in a tunnel counts; only silence ends it.
+func TestTunnelOutlivesIdleTimeout(t *testing.T) {
+	const idle = 2 * time.Second
+	addr := serveWith(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		c, buf, err := w.(http.Hijacker).Hijack()
+		if err != nil {
+			return
+		}
+		defer func() { _ = c.Close() }()
+		_, _ = io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+		_, _ = io.Copy(c, buf)
+	}), func(a *routev3.RouteAction) { a.IdleTimeout = durationpb.New(idle) })
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	_ = c.SetDeadline(time.Now().Add(30 * time.Second))
+	_, _ = io.WriteString(c, "GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+	in := bufio.NewReader(c)
+	for line := ""; line != "\r\n"; {
+		if line, err = in.ReadString('\n'); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for begun := time.Now(); time.Since(begun) < idle+idle/2; {
+		if _, err := io.WriteString(c, "ping\n"); err != nil {
+			t.Fatal(err)
+		}
+		if line, err := in.ReadString('\n'); err != nil || line != "ping\n" {
+			t.Fatalf("%q, %v after %s of traffic", line, err, time.Since(begun))
+		}
+	}
+	if line, err := in.ReadString('\n'); err == nil || os.IsTimeout(err) {
+		t.Errorf("a silent tunnel did not end: %q, %v", line, err)
 	}
 }
 

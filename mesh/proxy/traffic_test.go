@@ -16,7 +16,9 @@ import (
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
@@ -169,6 +171,30 @@ func TestPipelineAndHead(t *testing.T) {
 	got := raw(t, addr, "GET /1 HTTP/1.1\r\nHost: x\r\n\r\nHEAD /2 HTTP/1.1\r\nHost: x\r\n\r\nGET /3 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
 	if strings.Count(got, "HTTP/1.1 200") != 3 || !strings.Contains(got, "path /1HTTP/1.1") || strings.Contains(got, "path /2") || !strings.HasSuffix(got, "path /3") {
 		t.Errorf("got %q", got)
+	}
+}
+
+// TestOldClient: to a client of HTTP/1.0 the end of an answer without a length is the end of the connection, whatever it asked for.
+func TestOldClient(t *testing.T) {
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, "a")
+		w.(http.Flusher).Flush()
+		_, _ = io.WriteString(w, "b")
+	}))
+	t.Cleanup(s.Close)
+	a := newADS(t)
+	addr := freeAddr(t).String()
+	l := httpListener(t, addr, "80")
+	l.FilterChains[0].Filters = []*listenerv3.Filter{manager(t, rds("80"), func(h *hcmv3.HttpConnectionManager) {
+		h.HttpProtocolOptions = &corev3.Http1ProtocolOptions{AcceptHttp_10: true}
+	})}
+	a.put(xds.Set{
+		Clusters: []*clusterPB{edsCluster("c")}, Endpoints: []*claPB{cla(t, "c", strings.TrimPrefix(s.URL, "http://"))},
+		Listeners: []*listenerPB{l}, Routes: []*routesPB{table("80", []string{"*"}, prefix("/", weighted("c", 1)))},
+	})
+	start(t, a)
+	if got := raw(t, addr, "GET / HTTP/1.0\r\nHost: x\r\nConnection: keep-alive\r\n\r\n"); !strings.HasSuffix(got, "\r\n\r\nab") {
+		t.Errorf("%q", got)
 	}
 }
 

@@ -18,7 +18,8 @@ type interrupt struct {
 	why   telemetry.Flags
 	idle  *time.Timer
 	limit time.Duration
-	last  time.Time // when bytes last moved, while limit is set
+	last  time.Time     // when bytes last moved, while limit is set
+	abort chan struct{} // closed when the Abort of an idle exchange's answer is over
 }
 
 var past = time.Unix(1, 0)
@@ -82,17 +83,23 @@ func (s *Stream) Open() uint64 {
 	return i.epoch
 }
 
-// Close ends an exchange: it can no longer be interrupted.
+// Close ends an exchange: it can no longer be interrupted, and nothing of an interruption is under way any more. The caller must hold
+// nothing that Out.Abort takes.
 func (s *Stream) Close() {
 	i := &s.interrupt
 	i.mu.Lock()
-	defer i.mu.Unlock()
 	i.epoch, i.on = 0, nil
+	abort := i.abort
+	i.abort = nil
 	if i.idle != nil {
 		i.idle.Stop()
 		i.idle = nil
 	}
 	i.limit = 0
+	i.mu.Unlock()
+	if abort != nil {
+		<-abort
+	}
 }
 
 // SetIdle interrupts the exchange when no byte of a body moves for so long; 0 is never.
@@ -135,11 +142,16 @@ func (s *Stream) idleTick(epoch uint64) {
 		i.mu.Unlock()
 		return
 	}
-	written := s.headWritten.Load()
 	out := s.Out
+	var abort chan struct{}
+	if s.headWritten.Load() {
+		abort = make(chan struct{})
+		i.abort = abort
+	}
 	i.mu.Unlock()
 	s.Interrupt(epoch, telemetry.StreamIdleTimeout)
-	if written {
+	if abort != nil {
 		out.Abort() // it may wait for a client that does not read
+		close(abort)
 	}
 }

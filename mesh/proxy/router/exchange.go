@@ -392,7 +392,7 @@ func (x *exchange) answer(c pool.Stream, m upstream.Member) result {
 		h.Set(hAttempts, number(h, int64(s.AttemptCount)))
 	}
 	x.levels.response(s)
-	if s.Resp.Framing == http1.UntilClose && s.Req.Minor == 0 {
+	if s.Req.Major < 2 && s.Req.Minor == 0 && (s.Resp.Framing == http1.UntilClose || s.Resp.Framing == http1.Chunked) {
 		s.CloseAfter = true
 	}
 	closing := s.Resp.Close
@@ -496,22 +496,38 @@ func (x *exchange) tunnel(st pool.Stream) result {
 		x.giveBack(c, false)
 		return done
 	}
+	// What bounds a tunnel is that nothing moves, where the listener or the route says so.
 	_ = c.SetDeadline(time.Time{})
+	_ = s.Conn.SetDeadline(time.Time{})
 	early, late := in.TakeBuffered(), c.TakeBuffered()
 	up := make(chan int64, 1)
 	go func() {
-		n := copyAfter(c.Conn, s.Conn.Conn, early)
+		n := copyAfter(c.Conn, moving{s.Conn.Conn, s}, early)
 		up <- n
 	}()
-	s.Rec.BytesOut += copyAfter(s.Conn.Conn, c.Conn, late)
+	s.Rec.BytesOut += copyAfter(s.Conn.Conn, moving{c.Conn, s}, late)
 	x.giveBack(c, false)
 	_ = s.Conn.SetReadDeadline(time.Unix(1, 0))
 	s.Rec.BytesIn += <-up
 	return done
 }
 
+// moving notes what is read from a side of a tunnel.
+type moving struct {
+	from io.Reader
+	s    *filter.Stream
+}
+
+func (m moving) Read(p []byte) (int, error) {
+	n, err := m.from.Read(p)
+	if n > 0 {
+		m.s.Moved()
+	}
+	return n, err
+}
+
 // copyAfter writes early and then everything from src, and ends dst's side when src ends.
-func copyAfter(dst, src net.Conn, early []byte) (n int64) {
+func copyAfter(dst net.Conn, src io.Reader, early []byte) (n int64) {
 	if len(early) > 0 {
 		k, err := dst.Write(early)
 		if n = int64(k); err != nil {
