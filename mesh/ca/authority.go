@@ -65,10 +65,10 @@ func (a *Authority) Each(ctx context.Context, f func(context.Context, *CA) error
 		select {
 		case <-replaced:
 			cancel()
-			<-done // whatever it says: it is over
+			_ = <-done // whatever it says: it is over
 		case <-ctx.Done():
 			cancel()
-			<-done
+			_ = <-done
 			return nil
 		case err := <-done:
 			cancel()

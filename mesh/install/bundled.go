@@ -241,7 +241,7 @@ func (c *client) replicas(ctx context.Context, namespace, name string) (int32, e
 		return 0, nil
 	}
 	if err != nil {
-		return 0, fmt.Errorf("Deployment %s/%s: %w", namespace, name, err)
+		return 0, fmt.Errorf("get Deployment %s/%s: %w", namespace, name, err)
 	}
 	n, _, err := unstructured.NestedInt64(u.Object, "spec", "replicas")
 	return int32(n), err

@@ -201,7 +201,7 @@ func (c *chooser) fill(m protoreflect.Message, depth int) {
 					c.fill(v.Message(), depth+1)
 					mp.Set(k, v)
 				} else {
-					mp.Set(k, c.scalar(fd.MapValue(), string(fd.JSONName())))
+					mp.Set(k, c.scalar(fd.MapValue(), fd.JSONName()))
 				}
 			}
 		case fd.IsList():

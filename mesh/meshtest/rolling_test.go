@@ -108,7 +108,7 @@ func okay(p *http.Response, err error) error {
 	defer func() { _ = p.Body.Close() }()
 	b, err := io.ReadAll(p.Body)
 	if err != nil || p.StatusCode != 200 {
-		return fmt.Errorf("status %d, %v: %s", p.StatusCode, err, b)
+		return fmt.Errorf("status %d, %w: %s", p.StatusCode, err, b)
 	}
 	return nil
 }

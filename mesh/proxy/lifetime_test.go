@@ -3,6 +3,7 @@ package proxy
 import (
 	"bufio"
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -12,11 +13,11 @@ import (
 	"testing"
 	"time"
 
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	"google.golang.org/protobuf/types/known/durationpb"
 
-	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	"github.com/meshproof/meshproof/mesh/proxy/listener"
 	"github.com/meshproof/meshproof/mesh/xds"
 )
@@ -171,7 +172,7 @@ func drainGrace(t *testing.T, grace time.Duration) bool {
 		t.Errorf("new connection in the grace: status %d, close %v", p.StatusCode, p.Close)
 	}
 	_ = idle.SetReadDeadline(time.Now().Add(grace + 30*time.Second))
-	if n, err := idle.Read(make([]byte, 1)); err != io.EOF {
+	if n, err := idle.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 		t.Errorf("idle connection: %d bytes, %v; want its end", n, err)
 	}
 	select {

@@ -42,6 +42,9 @@ func checkCapture(t *testing.T, file io.Reader, client, server string, payload i
 			continue
 		}
 		if s, d := ip.SrcIP.String(), ip.DstIP.String(); (s != client || d != server) && (s != server || d != client) {
+			if !tcp.SYN && len(tcp.Payload) == 0 {
+				continue // the end of a connection from before the capture
+			}
 			t.Errorf("frame %d goes from %s to %s", frames, s, d)
 		}
 		if err := tcp.SetNetworkLayerForChecksum(ip); err != nil {

@@ -107,6 +107,8 @@ func (a *app) readFile(file string) ([]byte, error) {
 }
 
 // installWithImages brings the images of the tag to the nodes of a lab before they are asked for.
+//
+//nolint:revive // a method expression of the driver has its receiver first
 func (a *app) installWithImages(d install.Driver, ctx context.Context, cfg *rest.Config, o install.Options) error {
 	if err := a.loadMeshImages(ctx, cfg, o.Tag); err != nil {
 		return err

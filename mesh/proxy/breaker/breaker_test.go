@@ -12,7 +12,8 @@ func TestResource(t *testing.T) {
 		t.Error("a bound of 0 let one through")
 	}
 	r.Set(2)
-	if !r.Take() || !r.Take() || r.Take() || r.Used() != 2 || r.Overflows() != 2 {
+	first, second, third := r.Take(), r.Take(), r.Take()
+	if !first || !second || third || r.Used() != 2 || r.Overflows() != 2 {
 		t.Errorf("used %d, overflows %d", r.Used(), r.Overflows())
 	}
 	r.Force()

@@ -264,10 +264,10 @@ func TestResponseRefused(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			var p Response
 			err := NewReader(strings.NewReader(c.in)).ReadResponse(&p, DefaultLimits, false)
-			var got *ParseError
+			var got, want *ParseError
 			switch {
 			case c.want == nil && err == nil:
-			case !errors.As(err, &got) || got.Status != 502 || c.want == nil || got.Detail != c.want.(*ParseError).Detail:
+			case !errors.As(err, &got) || got.Status != 502 || !errors.As(c.want, &want) || got.Detail != want.Detail:
 				t.Errorf("got %v, want %v", err, c.want)
 			}
 		})

@@ -6,8 +6,6 @@ import (
 	"golang.org/x/net/http2"
 )
 
-const frameHead = 9
-
 // appendHead appends the nine bytes that every frame begins with (RFC 9113 section 4.1).
 func appendHead(b []byte, n int, t http2.FrameType, flags http2.Flags, id uint32) []byte {
 	return append(b, byte(n>>16), byte(n>>8), byte(n), byte(t), byte(flags), byte(id>>24), byte(id>>16), byte(id>>8), byte(id))

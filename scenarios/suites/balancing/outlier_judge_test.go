@@ -86,7 +86,7 @@ func simulateOutlier(w outlierWorld) outlierRun {
 func (run *outlierRun) simulateStream(w outlierWorld, s watched, st watchedStream, start time.Time, hosts []string, failures map[string]int) {
 	type state struct {
 		row, ejections, backoff int
-		out, since, back        time.Time
+		out, back               time.Time
 	}
 	states := map[string]*state{}
 	for _, h := range hosts {

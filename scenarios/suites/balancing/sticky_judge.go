@@ -146,7 +146,7 @@ func (run stickyRun) judgeForm(s stickyService) verdict.Claim {
 			continue
 		}
 		n++
-		text := ""
+		var text string
 		switch has := cookieOf(r.Cookie, s.cookie) != ""; {
 		case has && r.SetCookie != "":
 			text = "a cookie although the request had one"

@@ -73,7 +73,7 @@ func (s *stage) scalePilot(ctx context.Context, replicas int) error {
 	apps := s.first.Client.Typed.AppsV1().Deployments(env.MeshNamespace)
 	list, err := apps.List(ctx, metav1.ListOptions{LabelSelector: pilotSelector})
 	if err != nil {
-		return fmt.Errorf("Deployments of the control plane: %w", err)
+		return fmt.Errorf("list Deployments of the control plane: %w", err)
 	}
 	for _, d := range list.Items {
 		patch := fmt.Appendf(nil, `{"spec":{"replicas":%d}}`, replicas)

@@ -111,7 +111,7 @@ func imageTag(p corev1.Pod) string {
 func podsOf(ctx context.Context, e *env.Env, namespace, deployment string) ([]string, error) {
 	d, err := e.Client.Typed.AppsV1().Deployments(namespace).Get(ctx, deployment, metav1.GetOptions{})
 	if err != nil {
-		return nil, fmt.Errorf("Deployment %s/%s: %w", namespace, deployment, err)
+		return nil, fmt.Errorf("get Deployment %s/%s: %w", namespace, deployment, err)
 	}
 	pods, err := e.Client.Typed.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: metav1.FormatLabelSelector(d.Spec.Selector)})
 	if err != nil {

@@ -141,7 +141,7 @@ func (r *run) prepare(ctx context.Context, e *env.Env) ([]drive.Target, error) {
 	if err := ready(ctx, e, shop, e.Namespace(oldClients)); err != nil {
 		return nil, err
 	}
-	addr := ""
+	var addr string
 	if r.meshed {
 		routes, err := fixtures.BookinfoGateway.YAML(fixtures.Fill{Namespace: shop})
 		if err != nil {
