@@ -231,14 +231,17 @@ func (s *Stream) giveBack(n int64) {
 
 // await waits for something to happen to the stream, or for the read deadline. The lock is held.
 func (s *Stream) await() error {
-	if !s.deadline.IsZero() && !time.Now().Before(s.deadline) {
+	if s.late() {
 		return os.ErrDeadlineExceeded
 	}
 	s.cond.Wait()
 	return nil
 }
 
-// SetReadDeadline bounds waits for a head or a piece of the body; zero is no bound. A wait under way hears of it.
+func (s *Stream) late() bool { return !s.deadline.IsZero() && !time.Now().Before(s.deadline) }
+
+// SetReadDeadline bounds waits for a head or a piece of the body, and on the client's side those of Body too; zero is no
+// bound. A wait under way hears of it.
 func (s *Stream) SetReadDeadline(t time.Time) error {
 	c := s.c
 	c.mu.Lock()
@@ -327,7 +330,8 @@ func (s *Stream) head(block []byte, end bool) {
 	s.sentEnd = s.sentEnd || end
 }
 
-// Body writes a piece of the body, waiting for the peer's windows and for the writer.
+// Body writes a piece of the body, waiting for the peer's windows and for the writer. A request whose deadline passes
+// meanwhile is cancelled, for half a piece may have gone out.
 func (s *Stream) Body(p []byte) error {
 	c := s.c
 	c.mu.Lock()
@@ -342,6 +346,11 @@ func (s *Stream) Body(p []byte) error {
 		n := int(min(int64(len(p)), s.sendWin, c.sendWin, int64(c.peerFrame)))
 		if n <= 0 || len(c.out) > highWater {
 			c.want()
+			if !c.server && s.late() {
+				s.fail(os.ErrDeadlineExceeded)
+				c.resetID(s.id, http2.ErrCodeCancel)
+				return s.err
+			}
 			c.blocked++
 			s.cond.Wait()
 			c.blocked--
