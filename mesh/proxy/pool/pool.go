@@ -46,8 +46,8 @@ type Conn struct {
 	pool     *HTTP
 	local    string
 	reused   bool
-	deadline bool  // a read deadline was set, which Put clears
-	cutting  bool  // so was a write deadline
+	deadline bool  // one was set, which Put clears
+	cutting  bool  // so was that of CutWrites
 	mark     int64 // Written when it was given out
 
 	raw      syscall.RawConn
@@ -74,7 +74,7 @@ type Stream interface {
 	BodyBuffered() bool
 	// Buffered is how many bytes of the answer are here and were not taken.
 	Buffered() int
-	// SetReadDeadline bounds waits for the answer, also one under way.
+	// SetReadDeadline bounds waits for the answer, also one under way, and those for the upstream to take the request.
 	SetReadDeadline(time.Time) error
 	// CutWrites ends a Body, End or Flush under way in another goroutine, and fails what comes after. An exchange that was complete
 	// all the same may still be Put.
@@ -330,7 +330,7 @@ func (c *Conn) healthy() bool {
 // SetReadDeadline implements Stream.
 func (c *Conn) SetReadDeadline(t time.Time) error {
 	c.deadline = true
-	return c.Conn.SetReadDeadline(t)
+	return c.SetDeadline(t)
 }
 
 // CutWrites implements Stream.
