@@ -72,3 +72,8 @@ func (r *Resource) Remaining() int64 { return max(0, int64(r.limit.Load())-r.use
 type Breakers struct {
 	Connections, Pending, Requests, Retries Resource
 }
+
+// Used reports whether anything is taken.
+func (b *Breakers) Used() bool {
+	return b.Connections.Used() > 0 || b.Pending.Used() > 0 || b.Requests.Used() > 0 || b.Retries.Used() > 0
+}

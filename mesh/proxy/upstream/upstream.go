@@ -69,7 +69,7 @@ func (v *View) Clusters() map[string]*Cluster { return v.clusters }
 type Cluster struct {
 	Conf     *conf.Cluster
 	Stats    *Stats
-	Breakers *breaker.Breakers // live as long as the Set
+	Breakers *breaker.Breakers // live as long as Stats
 	Members  []Member
 	// Outlier detects the cluster's outliers; nil where it has no outlier detection.
 	Outlier *outlier.Detector
@@ -141,7 +141,7 @@ func (h *Host) DialTCP(ctx context.Context, limit time.Duration) (net.Conn, erro
 	return c, nil
 }
 
-// Stats are a cluster's counters. They live as long as the Set.
+// Stats are a cluster's counters. They live as long as configs name it one after the other, or it is in use.
 type Stats struct {
 	Requests, Timeouts, Retries, RetrySuccess, RetryExhausted, Resets atomic.Int64
 	ConnectFail, NoHealthy, ActiveRequests, CxTotal, PerTryTimeouts   atomic.Int64
@@ -194,11 +194,24 @@ func (s *Set) Apply(cfg *conf.Config) {
 	}
 	s.view.Store(next)
 	s.dropDetectors(next)
+	s.dropCounters(next)
 	for k, h := range s.hosts {
 		if !used[k] && !(same[k.cluster] && h.found) {
 			delete(s.hosts, k)
 			h.close()
 		}
+	}
+}
+
+// dropCounters forgets the counters and breakers of clusters that are gone. What is under way still gives back to its own,
+// which must be found if the cluster returns: those wait for a later Apply.
+func (s *Set) dropCounters(v *View) {
+	for name, b := range s.limits {
+		if v.clusters[name] != nil || s.stats[name].ActiveRequests.Load() > 0 || b.Used() {
+			continue
+		}
+		delete(s.limits, name)
+		delete(s.stats, name)
 	}
 }
 
@@ -219,7 +232,7 @@ func (s *Set) build(c *conf.Cluster, used map[hostKey]bool) *Cluster {
 		weights = append(weights, l.Weight)
 		for ei := range l.Endpoints {
 			ep := &l.Endpoints[ei]
-			h, err := s.host(c, ep, used)
+			h, err := s.host(c, live.Breakers, ep, used)
 			failed = cmp.Or(failed, err)
 			live.Members = append(live.Members, Member{h, ep})
 			live.entries = append(live.entries, balance.Entry{Weight: ep.Weight, Priority: l.Priority, Locality: li, Healthy: live.Members[len(live.Members)-1].servable(), Active: &h.Active, Key: hashKey(c, ep, h)})
@@ -301,7 +314,7 @@ func (s *Set) breakers(c *conf.Cluster) *breaker.Breakers {
 }
 
 // host finds or makes the host of an endpoint. An error is newHost's.
-func (s *Set) host(c *conf.Cluster, ep *conf.Endpoint, used map[hostKey]bool) (*Host, error) {
+func (s *Set) host(c *conf.Cluster, b *breaker.Breakers, ep *conf.Endpoint, used map[hostKey]bool) (*Host, error) {
 	addr := ep.Addr.String()
 	if ep.Host != "" {
 		addr = net.JoinHostPort(ep.Host, fmt.Sprint(ep.Port))
@@ -310,17 +323,16 @@ func (s *Set) host(c *conf.Cluster, ep *conf.Endpoint, used map[hostKey]bool) (*
 	key := hostKey{c.Name, addr, tlsID(t)}
 	used[key] = true
 	if h := s.hosts[key]; h != nil {
-		h.HTTP.SetLimits(s.poolLimits(c))
-		h.HTTP2.SetLimits(s.poolLimits(c))
+		h.HTTP.SetLimits(poolLimits(c, b))
+		h.HTTP2.SetLimits(poolLimits(c, b))
 		return h, nil
 	}
-	h, err := s.newHost(c, addr, t)
+	h, err := s.newHost(c, b, addr, t)
 	s.hosts[key] = h
 	return h, err
 }
 
-func (s *Set) poolLimits(c *conf.Cluster) pool.Limits {
-	b := s.limits[c.Name]
+func poolLimits(c *conf.Cluster, b *breaker.Breakers) pool.Limits {
 	return pool.Limits{ConnectTimeout: c.ConnectTimeout, IdleTimeout: c.IdleTimeout, MaxRequests: c.MaxRequests, MaxStreams: c.HTTP2.MaxStreams, Window: c.HTTP2.Window, ConnWindow: c.HTTP2.ConnWindow,
 		KeepAlive: c.HTTP2.KeepAlive, KeepAliveTimeout: c.HTTP2.KeepAliveTimeout, Connections: &b.Connections, Pending: &b.Pending}
 }
@@ -334,7 +346,7 @@ func dialTCP(ctx context.Context, source netip.Addr, k conf.Keepalive, addr stri
 }
 
 // newHost makes a host. An error says why its TLS context cannot be made now; the host is there all the same.
-func (s *Set) newHost(c *conf.Cluster, addr string, t *conf.UpstreamTLS) (*Host, error) {
+func (s *Set) newHost(c *conf.Cluster, b *breaker.Breakers, addr string, t *conf.UpstreamTLS) (*Host, error) {
 	plain := func(ctx context.Context) (net.Conn, error) { return s.dial(ctx, c.BindSource, c.Keepalive, addr) }
 	h := &Host{Addr: addr, TLS: t, dialTCP: plain, Outlier: outlier.Host{Addr: addr}}
 	dialHTTP, dialHTTP2 := pool.Dial(plain), pool.Dial(plain)
@@ -345,8 +357,8 @@ func (s *Set) newHost(c *conf.Cluster, addr string, t *conf.UpstreamTLS) (*Host,
 		dialHTTP2, _ = s.dialTLS(h, plain, t, http2ALPN(t.ALPN))
 		h.dialTCP, _ = s.dialTLS(h, plain, t, t.ALPN)
 	}
-	h.HTTP = pool.NewHTTP(dialHTTP, s.poolLimits(c), &h.cx)
-	h.HTTP2 = pool.NewHTTP2(dialHTTP2, s.poolLimits(c), &h.cx)
+	h.HTTP = pool.NewHTTP(dialHTTP, poolLimits(c, b), &h.cx)
+	h.HTTP2 = pool.NewHTTP2(dialHTTP2, poolLimits(c, b), &h.cx)
 	return h, err
 }
 
@@ -439,7 +451,7 @@ func (c *Cluster) original(addr netip.AddrPort) (Member, bool) {
 	defer s.mu.Unlock()
 	h := s.hosts[key]
 	if h == nil {
-		h, _ = s.newHost(c.Conf, key.addr, c.Conf.TLS) // without a TLS context its connections say why
+		h, _ = s.newHost(c.Conf, c.Breakers, key.addr, c.Conf.TLS) // without a TLS context its connections say why
 		h.found = true
 		s.hosts[key] = h
 	}

@@ -332,6 +332,11 @@ func TestOriginalDestination(t *testing.T) {
 		if _, ok := s.View().Cluster(c.Name).Pick(balance.Query{}, netip.AddrPort{}); ok || s.View().Cluster(c.Name).Stats.NoHealthy.Load() != 1 {
 			t.Error("a connection without a destination got a host")
 		}
+		gone := s.View().Cluster(c.Name)
+		apply(t, s)
+		if _, ok := gone.Pick(balance.Query{}, to); !ok {
+			t.Error("a request under way finds no host in a cluster that left")
+		}
 		cancel()
 		<-ran
 	})
@@ -349,5 +354,30 @@ func TestBreakerBounds(t *testing.T) {
 	apply(t, s, next)
 	if now := s.View().Cluster("a").Breakers; now != b || b.Requests.Take() || b.Pending.Limit() != 2 || b.Retries.Limit() != 4 || b.Connections.Limit() != 1 {
 		t.Errorf("%+v", now)
+	}
+}
+
+// TestClustersThatLeave: counters and bounds go with their cluster, unless something of it is in use.
+func TestClustersThatLeave(t *testing.T) {
+	s := NewSet(contexts{}, (&pipes{}).dial)
+	apply(t, s, cluster("stays", "10.0.0.1:80"))
+	s.View().Cluster("stays").Stats.Requests.Add(3)
+	for i := range 100 {
+		apply(t, s, cluster("stays", "10.0.0.1:80"), cluster(fmt.Sprint("c", i), "10.0.0.2:80"))
+	}
+	busy := s.View().Cluster("c99")
+	busy.Breakers.Requests.Take()
+	apply(t, s, cluster("stays", "10.0.0.1:80"))
+	if len(s.stats) != 2 || len(s.limits) != 2 {
+		t.Errorf("%d counters and %d breakers are kept, want those of the cluster and of the one in use", len(s.stats), len(s.limits))
+	}
+	apply(t, s, cluster("stays", "10.0.0.1:80"), cluster("c99", "10.0.0.2:80"))
+	if c := s.View().Cluster("c99"); c.Breakers != busy.Breakers || c.Stats != busy.Stats {
+		t.Error("a cluster that came back does not count what is under way")
+	}
+	busy.Breakers.Requests.Give()
+	apply(t, s, cluster("stays", "10.0.0.1:80"))
+	if len(s.stats) != 1 || len(s.limits) != 1 || s.View().Cluster("stays").Stats.Requests.Load() != 3 {
+		t.Errorf("%d counters and %d breakers are kept, want those of one cluster", len(s.stats), len(s.limits))
 	}
 }
