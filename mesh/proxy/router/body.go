@@ -155,9 +155,21 @@ func (b *requestBody) stop(s *filter.Stream) (gone bool) {
 	return p.gone
 }
 
+// lastWrite is how long an answer, which has gone out, waits for the request that it may have overtaken by a hair. An upstream
+// that takes no more of it loses its connection.
+const lastWrite = 100 * time.Millisecond
+
 // settle ends the pump after an answer, if that came before the request's end, and reports whether the upstream got the whole
 // request.
 func (b *requestBody) settle(s *filter.Stream) bool {
+	if p := b.pump; p != nil {
+		t := time.NewTimer(lastWrite)
+		defer t.Stop()
+		select {
+		case <-p.done:
+		case <-t.C:
+		}
+	}
 	b.stop(s)
 	return !b.cut
 }
