@@ -31,6 +31,7 @@ type pump struct {
 	to   pool.Stream
 	// stop was asked for: a read that times out is no error of the client's.
 	stopped atomic.Bool
+	read    atomic.Bool // the body was read to its end; what is left is to write it
 	gone    bool // the client failed within its body
 	sent    bool // everything reached the upstream
 }
@@ -124,6 +125,7 @@ func (b *requestBody) run(p *pump, s *filter.Stream, c pool.Stream, x *exchange)
 			b.complete = true
 		}
 	}
+	p.read.Store(true)
 	_ = c.End(&s.Req.Trailers)
 	p.sent = c.Flush() == nil
 	if x.timeout > 0 && !p.stopped.Load() {
@@ -162,7 +164,7 @@ const lastWrite = 100 * time.Millisecond
 // settle ends the pump after an answer, if that came before the request's end, and reports whether the upstream got the whole
 // request.
 func (b *requestBody) settle(s *filter.Stream) bool {
-	if p := b.pump; p != nil {
+	if p := b.pump; p != nil && p.read.Load() {
 		t := time.NewTimer(lastWrite)
 		defer t.Stop()
 		select {
