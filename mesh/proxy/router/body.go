@@ -32,8 +32,8 @@ type pump struct {
 	// stop was asked for: a read that times out is no error of the client's.
 	stopped atomic.Bool
 	read    atomic.Bool // the body was read to its end; what is left is to write it
-	gone    bool // the client failed within its body
-	sent    bool // everything reached the upstream
+	gone    bool        // the client failed within its body
+	sent    bool        // everything reached the upstream
 }
 
 // begin prepares the body; false means that the client is gone.
