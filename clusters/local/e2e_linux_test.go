@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 // skip ends a test that this host cannot run: skipped, or failed where a run without it would prove nothing.
 func skip(t testing.TB, why string) {
 	t.Helper()
-	if os.Getenv("MESHPROOF_E2E") == "required" {
+	if os.Getenv("MESHPROOF_E2E") != "" {
 		t.Fatal("MESHPROOF_E2E=required: " + why)
 	}
 	t.Skip(why)
