@@ -257,7 +257,7 @@ func (r run) judgeNetworks() verdict.Claim {
 		ID: "networks", Statement: fmt.Sprintf("from a pod of %s no pod and no node of %s can be reached but by a gateway", r.second, r.first),
 		Statistic: "exact: answers to calls of a pod's address and of a node's kubelet", Bound: "none", N: len(pods) + len(nodes),
 		Observed:   fmt.Sprintf("the pod answered %d of %d, the node %d of %d", expect.Answered(pods), len(pods), expect.Answered(nodes), len(nodes)),
-		Confounder: "a pod that answers nobody; on one network the same call is answered", Evidence: streamFiles(podProbe, nodeProbe), Firm: true, Outcome: verdict.Pass,
+		Confounder: "a pod that reaches or answers nobody; by the gateway it must be answered, and on one network at this address", Evidence: streamFiles(podProbe, nodeProbe), Firm: true, Outcome: verdict.Pass,
 	}
 	if !r.separate {
 		c.Statement, c.Bound = fmt.Sprintf("a pod of %s reaches a pod of %s at its own address", r.second, r.first), "at least one call"
@@ -267,6 +267,8 @@ func (r run) judgeNetworks() verdict.Claim {
 	switch {
 	case len(pods) == 0 || len(nodes) == 0:
 		c.Outcome, c.Reason = verdict.Inconclusive, "nothing was asked"
+	case r.separate && r.meshed && expect.Answered(expect.Sent(r.requests, r.calm, remoteStream)) == 0:
+		c.Outcome, c.Reason = verdict.Inconclusive, "it reached nobody by the gateway either"
 	case r.separate && answered+expect.Answered(nodes) > 0:
 		c.Outcome, c.Reason = verdict.Fail, "the networks are not separate"
 	case !r.separate && answered == 0:

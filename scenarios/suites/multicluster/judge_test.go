@@ -230,6 +230,52 @@ func TestStall(t *testing.T) {
 	}
 }
 
+// So it is with every claim on time or place, whatever the stall made fail there; without a stall each fails.
+func TestStallOfOthers(t *testing.T) {
+	for _, test := range []struct {
+		id     string
+		stream string
+		at     func(run) time.Time // of the request that is wrong
+	}{
+		{"visits", shopStream, func(r run) time.Time { return r.calm.From.Add(4 * time.Second) }},
+		{"placed/cartservice", shopStream, func(r run) time.Time { return r.calm.From.Add(4 * time.Second) }},
+		{"new-service", newStream, func(r run) time.Time { return r.added.Add(r.plan.newWithin + 500*time.Millisecond) }},
+		{"failover/time", shopStream, func(r run) time.Time { return r.cut.Add(r.plan.failoverWithin + 2*time.Second) }},
+		{"return", shopStream, func(r run) time.Time { return r.healed.Add(r.plan.returnWithin + time.Second) }},
+	} {
+		for _, stall := range []bool{false, true} {
+			r := simulate(healthy())
+			at, spoilt := test.at(r), false
+			for i := range r.requests {
+				q := &r.requests[i]
+				if d := time.Unix(0, q.Intended).Sub(at); q.Stream == test.stream && d >= 0 && !spoilt {
+					spoilt = true
+					if test.id == "placed/cartservice" {
+						// A stray: whole, but of the wrong cluster. Of a page that the claim counts.
+						if r.page(*q) == pageProduct {
+							spoilt = false
+							continue
+						}
+						q.Cluster = r.first
+					} else {
+						q.Class = "timeout"
+					}
+				}
+				if d := time.Unix(0, q.Intended).Sub(at); stall && d.Abs() < time.Second {
+					q.Sent += int64(400 * time.Millisecond)
+				}
+			}
+			want := verdict.Fail
+			if stall {
+				want = verdict.Inconclusive
+			}
+			if c := outcomes(r)[test.id]; c.Outcome != want {
+				t.Errorf("%s, stalled %t, is %s: %s", test.id, stall, c.Outcome, c.Reason)
+			}
+		}
+	}
+}
+
 // Bounds must be tighter than what they are to catch: a mesh that does not fail over at all loses more than is allowed.
 func TestBounds(t *testing.T) {
 	for _, p := range lab.Profiles() {
@@ -274,6 +320,19 @@ func TestUnproven(t *testing.T) {
 	r.wire.Flows[0].Unproven = "a part was not captured"
 	if c := outcomes(r)["wire/tls"]; c.Outcome != verdict.Inconclusive || !strings.Contains(c.Reason, "not captured") {
 		t.Errorf("a gap: %s, %s", c.Outcome, c.Reason)
+	}
+}
+
+// Who reaches nobody at all shows nothing of networks.
+func TestNetworksNeedAControl(t *testing.T) {
+	r := simulate(healthy())
+	for i := range r.requests {
+		if q := &r.requests[i]; q.Stream == remoteStream {
+			q.Class = "timeout"
+		}
+	}
+	if c := outcomes(r)["networks"]; c.Outcome != verdict.Inconclusive {
+		t.Errorf("%s: %s", c.Outcome, c.Reason)
 	}
 }
 

@@ -20,6 +20,9 @@ func TestMultiCluster(t *testing.T) {
 	}, specs.Control{
 		Name: "fails without the policies", LeftOut: true, Reasons: map[string]specs.Reason{
 			"multicluster": {Claim: "failover/time", Says: "the last that was wrong", Holds: []string{"wire/tls", "identity", "fault/cut"}},
+			"multicluster-two-networks": {
+				Claim: "failover/time", Says: "the last that was wrong", Holds: []string{"networks", "wire/tls", "wire/addresses", "identity", "fault/cut"},
+			},
 		},
 	})
 }

@@ -29,7 +29,7 @@ type flow struct {
 // wire is what was seen on the link.
 type wire struct {
 	Frames int
-	Flows  []flow         // that carried payload, by server
+	Flows  []flow         // that carried payload, or are known to have, by server
 	Other  map[string]int // frames that are not TCP over IPv4, by what they are; ARP is no traffic and left out
 }
 
@@ -75,7 +75,7 @@ func readWire(r io.Reader) (wire, error) {
 		c.add(src, seg)
 	}
 	for _, c := range order {
-		if f := c.flow(); f.Bytes > 0 {
+		if f := c.flow(); f.Bytes > 0 || f.Unproven != "" {
 			w.Flows = append(w.Flows, f)
 		}
 	}
@@ -143,12 +143,16 @@ func (c *conn) flow() flow {
 	for i := range c.half {
 		data := c.half[i].data()
 		f.Bytes += len(data)
+		who := []string{"the client", "the server"}[i]
+		if c.half[i].gap {
+			f.Unproven = fmt.Sprintf("of what %s sends a part was not captured", who)
+		}
 		if f.Problem != "" || len(data) == 0 {
 			continue
 		}
-		who := []string{"the client", "the server"}[i]
-		if c.whole && !c.half[i].gap {
-			if i == 0 {
+		fromStart := c.whole && (c.half[i].fromSYN || !c.half[i].gap)
+		if fromStart {
+			if i == 0 && !c.half[i].gap { // of a ClientHello that is cut off by a gap the records tell
 				hello, err := parseHello(data)
 				if err != nil {
 					f.Problem = fmt.Sprintf("the client does not begin with a ClientHello: %v", err)
@@ -156,17 +160,15 @@ func (c *conn) flow() flow {
 				}
 				f.SNI, f.ALPN = hello.sni, hello.alpn
 			} else if !isHandshake(data) {
-				f.Problem = "the server does not begin with a TLS handshake: " + begins(data)
+				f.Problem = fmt.Sprintf("%s does not begin with a TLS handshake: %s", who, begins(data))
 				continue
 			}
 		}
-		proven, err := records(data, c.whole && !c.half[i].gap)
+		proven, err := records(data, fromStart)
 		switch {
 		case err != nil:
 			f.Problem = fmt.Sprintf("%s sends what is not TLS: %v", who, err)
-		case c.half[i].gap:
-			f.Unproven = fmt.Sprintf("of what %s sends a part was not captured", who)
-		case !proven:
+		case !proven && f.Unproven == "":
 			f.Unproven = fmt.Sprintf("what %s sends is the middle of one record", who)
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"math/big"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -213,6 +214,33 @@ func TestWire(t *testing.T) {
 			}
 			if test.whole && test.problem == "" && (f.SNI != sni || strings.Join(f.ALPN, " ") != "istio-peer-exchange istio") {
 				t.Errorf("SNI %q, ALPN %q", f.SNI, f.ALPN)
+			}
+		})
+	}
+}
+
+// What a capture lacks hides neither the connection nor what is wrong before the gap.
+func TestWireGap(t *testing.T) {
+	plain := []write{{false, bytes.Repeat([]byte("GET / HTTP/1.1\r\n"), 200)}} // of several segments
+	said := segments(pod, gateway, talk(t, "x"), true)
+	for _, test := range []struct {
+		name    string
+		list    []segmentOf
+		missing int
+		problem string // "" is none
+	}{
+		{"plain text, the first segment is missing", segments(pod, gateway, plain, true), 2, ""},
+		{"plain text, then a gap", segments(pod, gateway, plain, true), 3, "the client does not begin with a TLS handshake"},
+		{"TLS, the ClientHello is missing", said, 2, ""},
+		{"TLS, then a gap", said, len(said) - 2, ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			w := capture(t, frames(t, slices.Delete(slices.Clone(test.list), test.missing, test.missing+1))...)
+			if len(w.Flows) != 1 {
+				t.Fatalf("%d flows", len(w.Flows))
+			}
+			if f := w.Flows[0]; f.Unproven == "" || (f.Problem == "") != (test.problem == "") || !strings.Contains(f.Problem, test.problem) {
+				t.Errorf("problem %q, want %q in it; unproven %q", f.Problem, test.problem, f.Unproven)
 			}
 		})
 	}
