@@ -145,6 +145,9 @@ func (d *Detector) tell(h *Host, e Event, last time.Time) {
 	now := time.Now()
 	h.mu.Lock()
 	e.Cluster, e.URL, e.Ejections, e.Timestamp = d.cluster, h.Addr, h.st.Ejections, now
+	if e.Action == "EJECT" && e.Enforced {
+		e.Timestamp = h.st.EjectedAt // its time counts from then, however late this is written
+	}
 	h.mu.Unlock()
 	if !last.IsZero() {
 		e.Since = new(int64(now.Sub(last) / time.Second))

@@ -51,6 +51,7 @@ type outlierEvent struct {
 type outlierRun struct {
 	plan        outlierPlan
 	namespace   string
+	begun       time.Time         // before anything was applied
 	pods        map[string]string // by address
 	faults      []fault
 	proxyEvents map[string][]outlierEvent // by where the proxy stands
@@ -76,7 +77,7 @@ func Outlier(ctx context.Context, e *env.Env, rec *record.Recorder) ([]verdict.C
 }
 
 func runOutlier(ctx context.Context, e *env.Env, rec *record.Recorder) (outlierRun, error) {
-	run := outlierRun{plan: newOutlierPlan(e.Spec.Profile), namespace: e.Namespace("hello"), meshed: e.Mesh.Driver() != "none"}
+	run := outlierRun{plan: newOutlierPlan(e.Spec.Profile), namespace: e.Namespace("hello"), meshed: e.Mesh.Driver() != "none", begun: time.Now()}
 	rec.Step("policies")
 	if c := drive.Apply(ctx, e, rec, "policies", outlierObjects(run.namespace, run.plan, e.Control)); c.Err != nil {
 		return run, c.Err
@@ -270,12 +271,12 @@ func (run *outlierRun) awaitReturns(ctx context.Context, e *env.Env, proxies []p
 			if err != nil {
 				return struct{}{}, err
 			}
-			events, err := parseEvents(bytes.NewReader(data), run.namespace)
+			events, err := parseEvents(bytes.NewReader(data), run.namespace, run.begun)
 			if err != nil {
 				return struct{}{}, fmt.Errorf("outlier events of the %s: %w", p.name, err)
 			}
-			run.proxyEvents[p.name] = events
-			for _, ev := range events {
+			run.proxyEvents[p.name] = merged(run.proxyEvents[p.name], events)
+			for _, ev := range run.proxyEvents[p.name] {
 				switch ev.Action {
 				case "EJECT":
 					out++
@@ -296,8 +297,23 @@ func (run *outlierRun) awaitReturns(ctx context.Context, e *env.Env, proxies []p
 	return err
 }
 
-// parseEvents reads an event log, JSON lines, and keeps what is about clusters of the namespace and was enforced.
-func parseEvents(r io.Reader, namespace string) ([]outlierEvent, error) {
+// kept is how many events a proxy keeps; older ones are forgotten.
+const kept = 1000
+
+// merged adds to known what a later reading has beyond it.
+func merged(known, later []outlierEvent) []outlierEvent {
+	recent := known[max(0, len(known)-kept):]
+	for _, ev := range later {
+		if !slices.Contains(recent, ev) {
+			known = append(known, ev)
+		}
+	}
+	return known
+}
+
+// parseEvents reads an event log, JSON lines, and keeps what is about clusters of the namespace, was enforced, and is no older than
+// since: a gateway outlives scenarios, and with it what an earlier one in a namespace of this name did.
+func parseEvents(r io.Reader, namespace string, since time.Time) ([]outlierEvent, error) {
 	var out []outlierEvent
 	for dec := json.NewDecoder(r); ; {
 		var ev outlierEvent
@@ -307,7 +323,7 @@ func parseEvents(r io.Reader, namespace string) ([]outlierEvent, error) {
 		case err != nil:
 			return out, err
 		}
-		if (ev.Enforced || ev.Action == "UNEJECT") && strings.HasSuffix(ev.Cluster, "."+namespace+".svc.cluster.local") {
+		if !ev.Timestamp.Before(since) && (ev.Enforced || ev.Action == "UNEJECT") && strings.HasSuffix(ev.Cluster, "."+namespace+".svc.cluster.local") {
 			out = append(out, ev)
 		}
 	}

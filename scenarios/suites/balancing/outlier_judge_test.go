@@ -256,16 +256,24 @@ func TestOutlierWithoutMesh(t *testing.T) {
 }
 
 func TestParseEvents(t *testing.T) {
-	const log = `{"type":"CONSECUTIVE_5XX","timestamp":"2026-11-21T11:00:00.5Z","cluster_name":"outbound|8080||all-5xx.outlier-hello.svc.cluster.local","upstream_url":"10.0.0.1:8080","action":"EJECT","num_ejections":1,"enforced":true,"eject_consecutive_event":{}}
+	const log = `{"type":"CONSECUTIVE_5XX","timestamp":"2026-11-21T10:00:00.5Z","cluster_name":"outbound|8080||all-5xx.outlier-hello.svc.cluster.local","upstream_url":"10.0.0.9:8080","action":"EJECT","num_ejections":1,"enforced":true}
+{"type":"CONSECUTIVE_5XX","timestamp":"2026-11-21T11:00:00.5Z","cluster_name":"outbound|8080||all-5xx.outlier-hello.svc.cluster.local","upstream_url":"10.0.0.1:8080","action":"EJECT","num_ejections":1,"enforced":true,"eject_consecutive_event":{}}
 {"type":"CONSECUTIVE_GATEWAY_FAILURE","timestamp":"2026-11-21T11:00:00.6Z","cluster_name":"outbound|8080||all-5xx.outlier-hello.svc.cluster.local","upstream_url":"10.0.0.1:8080","action":"EJECT","num_ejections":1,"enforced":false}
 {"type":"CONSECUTIVE_5XX","timestamp":"2026-11-21T11:00:00.7Z","cluster_name":"outbound|8080||x.elsewhere.svc.cluster.local","upstream_url":"10.0.0.1:8080","action":"EJECT","num_ejections":1,"enforced":true}
 {"timestamp":"2026-11-21T11:00:03Z","secs_since_last_action":"2","cluster_name":"outbound|8080||all-5xx.outlier-hello.svc.cluster.local","upstream_url":"10.0.0.1:8080","action":"UNEJECT","num_ejections":1}
 `
-	events, err := parseEvents(strings.NewReader(log), "outlier-hello")
+	since := time.Date(2026, 11, 21, 11, 0, 0, 0, time.UTC) // an hour after a scenario of that name in the same lab
+	events, err := parseEvents(strings.NewReader(log), "outlier-hello", since)
 	if err != nil || len(events) != 2 || events[0].Action != "EJECT" || events[1].Action != "UNEJECT" || events[1].Timestamp.Sub(events[0].Timestamp) != 2500*time.Millisecond {
 		t.Errorf("%+v, error %v", events, err)
 	}
-	if _, err := parseEvents(strings.NewReader(`{"type":`), "x"); err == nil {
+	if _, err := parseEvents(strings.NewReader(`{"type":`), "x", since); err == nil {
 		t.Error("a torn log is accepted")
+	}
+	if got := merged(events[:1], events); !slices.Equal(got, events) {
+		t.Errorf("read twice: %+v", got)
+	}
+	if got := merged(events, events[1:]); !slices.Equal(got, events) {
+		t.Errorf("the log forgot its first: %+v", got)
 	}
 }
