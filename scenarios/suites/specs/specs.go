@@ -194,13 +194,13 @@ func (u unjudged) end(s verdict.Scenario) {
 	ginkgo.Skip(why)
 }
 
-// result is one scenario of a report; an inconclusive one ends the spec.
+// result is one scenario of a report; one that a busy host did not let be judged ends the spec.
 func result(r verdict.Report, id string, u unjudged) verdict.Scenario {
 	for _, s := range r.Scenarios {
 		if s.ID != id {
 			continue
 		}
-		if s.Outcome == verdict.Inconclusive {
+		if s.Outcome == verdict.Inconclusive && s.Error == "" { // one that could not be carried out is no matter of a busy host
 			u.end(s)
 		}
 		return s
