@@ -159,11 +159,21 @@ func (r *Recorder) Events() []evidence.Event {
 	return events
 }
 
-// Streams returns the declared streams.
+// Streams returns the declared streams, those that last as long as the load first.
 func (r *Recorder) Streams() []Stream {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return slices.Clone(r.streams)
+	streams := slices.Clone(r.streams)
+	slices.SortStableFunc(streams, func(a, b Stream) int {
+		switch {
+		case a.Short == b.Short:
+			return 0
+		case a.Short:
+			return 1
+		}
+		return -1
+	})
+	return streams
 }
 
 // Live is what somebody who watches wants to know.
