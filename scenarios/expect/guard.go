@@ -1,6 +1,7 @@
 package expect
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/meshproof/meshproof/reports/evidence"
@@ -61,9 +62,32 @@ func lateSends(requests []evidence.Request) (late, sends int) {
 // stallReach is how long after a stall of the host a request can still fail for it: the shortest timeout in the apps.
 const stallReach = 3 * time.Second
 
-// LateAround is the share of late sends of the named streams from three seconds before the first to three seconds after each
+// Excuse takes back that a claim fails where the host itself stalled around what was wrong: the time then says nothing about the
+// mesh, so that the claim is inconclusive, and says why. wrong are the moments, in their order; streams are those whose sends tell.
+func Excuse(c verdict.Claim, requests []evidence.Request, wrong []verdict.Failure, streams ...string) verdict.Claim {
+	if c.Outcome != verdict.Fail {
+		return c
+	}
+	if late := lateAround(requests, wrong, streams...); late > LateMax {
+		c.Outcome = verdict.Inconclusive
+		c.Reason += fmt.Sprintf("\nnot counted as a failure: around it %.1f%% of sends were more than %s late themselves, allowed %.0f%%: the host stalled",
+			100*late, LateBound, 100*LateMax)
+	}
+	return c
+}
+
+// Moments are when requests left that are wrong, in their order, as Excuse takes them.
+func Moments(rs []evidence.Request, wrong func(evidence.Request) bool) []verdict.Failure {
+	var out []verdict.Failure
+	for _, r := range inOrder(rs, wrong) {
+		out = append(out, verdict.Failure{Time: time.Unix(0, r.Sent)})
+	}
+	return out
+}
+
+// lateAround is the share of late sends of the named streams from three seconds before the first to three seconds after each
 // failure. The guard looks at a whole run, where a stall of a second drowns; what counts for a loss is the time around it.
-func LateAround(requests []evidence.Request, failures []verdict.Failure, streams ...string) float64 {
+func lateAround(requests []evidence.Request, failures []verdict.Failure, streams ...string) float64 {
 	var spans []Window
 	for _, f := range failures { // they are in order
 		w := Window{From: f.Time.Add(-stallReach), To: f.Time.Add(stallReach)}

@@ -530,9 +530,5 @@ func (run outlierRun) judgeLost() verdict.Claim {
 	}
 	failures, n := verdict.Failures(outside)
 	c := verdict.Lost{ID: "lost", Statement: "nothing is lost but under the faults", N: n, Failures: failures, Events: run.events}.Claim()
-	if late := expect.LateAround(run.requests, failures, run.plan.streams()...); late > expect.LateMax {
-		c.Outcome = verdict.Inconclusive
-		c.Reason += fmt.Sprintf("\nnot counted as a failure: around the losses %.1f%% of sends were late themselves: the host stalled", 100*late)
-	}
-	return c
+	return expect.Excuse(c, run.requests, failures, run.plan.streams()...)
 }

@@ -140,19 +140,7 @@ func (r run) judgeSpread(app string, catch float64, pages ...int) verdict.Claim 
 	c.Observed += ": " + places(rs)
 	c.Evidence = streamFiles(shopStream)
 	c.Window = &verdict.Window{From: r.calm.From, To: r.calm.To}
-	return r.stalled(c, moments(rs, func(q evidence.Request) bool { return q.Class == expect.OK && q.Cluster == r.second }))
-}
-
-// moments are the requests that were not as they should be, as losses that a stall of the host may explain.
-func moments(rs []evidence.Request, good func(evidence.Request) bool) []verdict.Failure {
-	var out []verdict.Failure
-	for _, q := range rs {
-		if !good(q) {
-			out = append(out, verdict.Failure{Time: time.Unix(0, q.Sent)})
-		}
-	}
-	slices.SortFunc(out, func(a, b verdict.Failure) int { return a.Time.Compare(b.Time) })
-	return out
+	return r.stalled(c, expect.Moments(rs, func(q evidence.Request) bool { return q.Class != expect.OK || q.Cluster != r.second }))
 }
 
 func (r run) judgeCalm() verdict.Claim {
@@ -162,12 +150,9 @@ func (r run) judgeCalm() verdict.Claim {
 	}.Claim(), failures)
 }
 
-// stalled takes back a verdict on losses around which the host itself stalled.
+// stalled excuses a claim by a stall of the host.
 func (r run) stalled(c verdict.Claim, failures []verdict.Failure) verdict.Claim {
-	if late := expect.LateAround(r.requests, failures, shopStream, remoteStream, newStream); c.Outcome == verdict.Fail && late > expect.LateMax {
-		c.Outcome = verdict.Inconclusive
-		c.Reason += fmt.Sprintf("\nnot counted as a failure: around the losses %.1f%% of sends were more than %s late themselves: the host stalled", 100*late, expect.LateBound)
-	}
+	c = expect.Excuse(c, r.requests, failures, shopStream, remoteStream, newStream)
 	if c.Outcome == verdict.Fail && !r.meshed {
 		c.Reason += noMesh
 	}
@@ -219,7 +204,7 @@ func (r run) since(c *verdict.Claim, rs []evidence.Request, moment time.Time, wi
 		c.Outcome = verdict.Fail
 		c.Reason = fmt.Sprintf("where   the last that was wrong left %s after, stream %s, request %d: %s %d by %q of %q %s",
 			verdict.Seconds(last.Seconds()), sample.Stream, sample.Seq, sample.Class, sample.Code, sample.Pod, sample.Cluster, sample.Err)
-		*c = r.stalled(*c, moments(rs, func(q evidence.Request) bool { return q.Class == expect.OK && good(q) }))
+		*c = r.stalled(*c, expect.Moments(rs, func(q evidence.Request) bool { return q.Class != expect.OK || !good(q) }))
 	}
 }
 

@@ -179,12 +179,7 @@ func (run canaryRun) judgeLost() verdict.Claim {
 		ID: "lost", Statement: fmt.Sprintf("nothing lost across %d changes of two routes", max(0, len(run.changes)-1)),
 		N: n, Failures: failures, Events: changes,
 	}.Claim()
-	if late := expect.LateAround(run.requests, failures, run.streams()...); late > expect.LateMax {
-		c.Outcome = verdict.Inconclusive
-		c.Reason += fmt.Sprintf("\nnot counted as a failure: around the losses %.1f%% of sends were more than %s late themselves, allowed %.0f%%: the host stalled",
-			100*late, expect.LateBound, 100*expect.LateMax)
-	}
-	return c
+	return expect.Excuse(c, run.requests, failures, run.streams()...)
 }
 
 // streams names every stream of the plan.

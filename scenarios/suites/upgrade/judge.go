@@ -65,11 +65,7 @@ func (r *run) judgeLost() verdict.Claim {
 	if c.Outcome == verdict.Pass && len(few) > 0 {
 		c.Outcome, c.Reason = verdict.Inconclusive, fmt.Sprintf("too few answers in %s; %d are needed in each stream", join(few, 6), streamMin)
 	}
-	if late := expect.LateAround(r.requests, failures, r.streams()...); late > expect.LateMax {
-		c.Outcome = verdict.Inconclusive
-		c.Reason += fmt.Sprintf("\nnot counted as a failure: around the losses %.1f%% of sends were more than %s late themselves, allowed %.0f%%: the host stalled",
-			100*late, expect.LateBound, 100*expect.LateMax)
-	}
+	c = expect.Excuse(c, r.requests, failures, r.streams()...)
 	for _, s := range r.streams() {
 		c.Evidence = append(c.Evidence, evidence.RequestsFile(s))
 	}
@@ -421,25 +417,7 @@ func (r *run) judgeAdded(where, stream string) verdict.Claim {
 		c.Outcome = verdict.Inconclusive
 		c.Reason = fmt.Sprintf("%s requests do not tell whether it is above: it lies between %s and %s", verdict.Group(nd), ms(all[max(least, 1)-1]), ms(all[min(most, nd)-1]))
 	}
-	if c.Outcome == verdict.Fail {
-		if late := expect.LateAround(r.requests, slower(changing, allowed), stream); late > expect.LateMax {
-			c.Outcome = verdict.Inconclusive
-			c.Reason += fmt.Sprintf("\nnot counted as a failure: around the slow requests %.1f%% of sends were more than %s late themselves: the host stalled", 100*late, expect.LateBound)
-		}
-	}
-	return c
-}
-
-// slower are the requests beyond a latency, in their order, as failures that the host may explain.
-func slower(rs []evidence.Request, than time.Duration) []verdict.Failure {
-	var out []verdict.Failure
-	for _, q := range rs {
-		if time.Duration(q.Done-q.Intended) > than {
-			out = append(out, verdict.Failure{Time: time.Unix(0, q.Sent)})
-		}
-	}
-	slices.SortFunc(out, func(a, b verdict.Failure) int { return a.Time.Compare(b.Time) })
-	return out
+	return expect.Excuse(c, r.requests, expect.Moments(changing, func(q evidence.Request) bool { return time.Duration(q.Done-q.Intended) > allowed }), stream)
 }
 
 func ms(d time.Duration) string { return fmt.Sprintf("%.1fms", float64(d)/float64(time.Millisecond)) }
