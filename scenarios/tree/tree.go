@@ -33,8 +33,8 @@ var ErrRan = errors.New("scenarios were carried out in this process already, and
 var ran atomic.Bool
 
 // Run carries a session out as the runner does, and returns what its Finish returns. Ginkgo is not heard: what came of the scenarios is
-// in the report. Beside ctx, SIGINT and SIGTERM end the run, since ginkgo listens to them. The error is, besides, ErrRan, of which
-// there is no report, or says that a scenario panicked.
+// in the report. ctx ends the run; so do SIGINT and SIGTERM, to which ginkgo listens, but only between steps. The error is, besides,
+// ErrRan, of which there is no report, or says that a scenario panicked.
 func Run(ctx context.Context, s *session.Session) (verdict.Report, error) {
 	if ran.Swap(true) {
 		return verdict.Report{}, ErrRan
@@ -45,7 +45,8 @@ func Run(ctx context.Context, s *session.Session) (verdict.Report, error) {
 		ginkgo.ReportAfterEach(func(r ginkgo.SpecReport) { panicked = errors.Join(panicked, panicOf(r)) })
 		config := types.NewDefaultSuiteConfig()
 		config.Timeout = 0 // a soak takes longer than any default
-		run(ctx, heard{}, "meshproof run", []Branch{{Name: "run", Session: s, Expect: asJudged}}, config, types.ReporterConfig{NoColor: true, Succinct: true})
+		g := &grown{ctx: ctx, interrupted: func(error) {}}
+		g.run(heard{}, "meshproof run", []Branch{{Name: "run", Session: s, Expect: asJudged}}, config, types.ReporterConfig{NoColor: true, Succinct: true})
 	}
 	r, err := s.Finish(ctx)
 	return r, errors.Join(panicked, err)
@@ -57,7 +58,10 @@ func Test(ctx context.Context, t ginkgo.GinkgoTestingT, suite string, branches .
 	if ran.Swap(true) {
 		return ErrRan
 	}
-	run(ctx, t, suite, branches)
+	bounded, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	g := &grown{ctx: bounded, interrupted: end}
+	g.run(t, suite, branches)
 	for _, b := range branches {
 		if !b.Session.Begun() {
 			continue // no spec of it was chosen
@@ -98,17 +102,14 @@ func Describe(s verdict.Scenario) string {
 // patience is how long ginkgo waits for a step that was interrupted. Steps have bounds of their own, and a lab is to be taken down.
 const patience = ginkgo.GracePeriod(24 * time.Hour)
 
-// grown is a tree while it runs. ctx has ended once any of its steps was interrupted.
+// grown is a tree while it runs.
 type grown struct {
-	ctx        context.Context
-	end        context.CancelCauseFunc
-	containers int
+	ctx         context.Context   // of every step
+	interrupted func(cause error) // called when ginkgo interrupts one
+	containers  int
 }
 
-func run(ctx context.Context, t ginkgo.GinkgoTestingT, suite string, branches []Branch, config ...any) {
-	g := &grown{}
-	g.ctx, g.end = context.WithCancelCause(ctx)
-	defer g.end(nil)
+func (g *grown) run(t ginkgo.GinkgoTestingT, suite string, branches []Branch, config ...any) {
 	for _, b := range branches {
 		g.branch(b)
 	}
@@ -152,7 +153,7 @@ func (g *grown) lab(p *session.Part, expect func(verdict.Scenario)) {
 // step makes a ginkgo node of f, whose error fails it.
 func (g *grown) step(f func(ctx context.Context) error) func(ginkgo.SpecContext) {
 	return func(spec ginkgo.SpecContext) {
-		defer context.AfterFunc(spec, func() { g.end(context.Cause(spec)) })()
+		defer context.AfterFunc(spec, func() { g.interrupted(context.Cause(spec)) })()
 		if err := f(g.ctx); err != nil {
 			ginkgo.Fail(err.Error())
 		}

@@ -158,7 +158,10 @@ var processes = map[string]func(){
 		run(interrupted(), options("out", group("one", named{"a", interruptedBody(1)}, named{"b", ends(verdict.Pass)}), group("two", named{"c", ends(verdict.Pass)})))
 	},
 	"interrupted by others": func() { // without a main that listens
-		run(context.Background(), options("out", group("one", named{"a", interruptedBody(1)}, named{"b", ends(verdict.Pass)}), group("two", named{"c", ends(verdict.Pass)})))
+		run(context.Background(), options("out", group("one", named{"a", func(context.Context) (verdict.Outcome, error) {
+			interrupt(1)
+			return verdict.Pass, nil
+		}}, named{"b", ends(verdict.Pass)}), group("two", named{"c", ends(verdict.Pass)})))
 	},
 	"interrupted often": func() {
 		run(interrupted(), options("out", group("one", named{"a", interruptedBody(5)}, named{"b", ends(verdict.Pass)})))
@@ -173,6 +176,12 @@ var processes = map[string]func(){
 			panic(err)
 		}
 		run(context.Background(), options("out", group("one", named{"a", ends(verdict.Pass)})))
+	},
+	"test interrupted": func() {
+		s := session.New(options("out", group("one", named{"a", interruptedBody(1)}, named{"b", ends(verdict.Pass)}), group("two", named{"c", ends(verdict.Pass)})))
+		fmt.Println("error:", tree.Test(context.Background(), red{}, "suite", tree.Branch{Name: "first", Session: s, Expect: func(verdict.Scenario) {}}))
+		r, err := s.Finish(context.Background())
+		fmt.Println(r.Scenarios[0].Error, "|", r.Scenarios[1].Error, "|", r.Scenarios[2].Error, "|", err)
 	},
 	"test": func() {
 		var sessions []*session.Session
@@ -240,7 +249,7 @@ report: true
 		"interrupted by others": `up one
   a
 down one
-a inconclusive Interrupted by User
+a pass 
 b inconclusive not run: the run ended before
 c inconclusive not run: the run ended before
 error: <nil>
@@ -286,6 +295,15 @@ func TestTest(t *testing.T) {
 	}
 	if t.Failed() {
 		t.Logf("stdout: %s\nstderr: %s", got, stderr)
+	}
+}
+
+// Of a test that is interrupted the lab is taken down and the report written, too.
+func TestTestInterrupted(t *testing.T) {
+	got, _ := process(t, "test interrupted")
+	want := "Interrupted by User | not run: the run ended before | not run: the run ended before | <nil>\n"
+	if !strings.HasSuffix(got, want) || !strings.Contains(got, "down one\n") || strings.Contains(got, "up two") || !strings.Contains(got, "FAIL\n") {
+		t.Errorf("got %s", got)
 	}
 }
 

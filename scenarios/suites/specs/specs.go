@@ -82,7 +82,7 @@ func Run(t *testing.T, area string, getenv func(string) string, controls ...Cont
 	}
 	branches := []tree.Branch{bench.branch(t, Control{Name: "passes"}, all, func(got verdict.Scenario) {
 		busy.check(got)
-		gomega.Expect(got.Outcome).To(gomega.Equal(verdict.Pass), tree.Describe(got))
+		gomega.Expect(got.Outcome).To(gomega.Equal(verdict.Pass), describe(got))
 	})}
 	for _, c := range controls {
 		var list []catalog.Scenario
@@ -104,7 +104,7 @@ func Run(t *testing.T, area string, getenv func(string) string, controls ...Cont
 
 // checkReason wants a scenario to have failed for the reason.
 func checkReason(got verdict.Scenario, want Reason) {
-	gomega.Expect(got.Outcome).To(gomega.Equal(verdict.Fail), tree.Describe(got))
+	gomega.Expect(got.Outcome).To(gomega.Equal(verdict.Fail), describe(got))
 	failed, outcomes := 0, map[string]verdict.Outcome{}
 	for _, c := range got.Claims {
 		outcomes[c.ID] = c.Outcome
@@ -117,9 +117,9 @@ func checkReason(got verdict.Scenario, want Reason) {
 		}
 	}
 	for _, id := range want.Holds {
-		gomega.Expect(outcomes).To(gomega.HaveKeyWithValue(id, verdict.Pass), tree.Describe(got))
+		gomega.Expect(outcomes).To(gomega.HaveKeyWithValue(id, verdict.Pass), describe(got))
 	}
-	gomega.Expect(failed).To(gomega.BeNumerically(">", 0), tree.Describe(got))
+	gomega.Expect(failed).To(gomega.BeNumerically(">", 0), describe(got))
 }
 
 // bench is what the sessions of an area are carried out with.
@@ -199,6 +199,11 @@ func (u unjudged) check(s verdict.Scenario) {
 		ginkgo.Fail(why)
 	}
 	ginkgo.Skip(why)
+}
+
+// describe is tree.Describe as gomega takes it: of a string gomega would make a format.
+func describe(s verdict.Scenario) func() string {
+	return func() string { return tree.Describe(s) }
 }
 
 // builtVersion is the version of what lies in bin, which its proxies report.
