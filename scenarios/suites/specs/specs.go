@@ -80,7 +80,7 @@ func Run(t *testing.T, area string, getenv func(string) string, controls ...Cont
 	if err != nil {
 		t.Fatal(err)
 	}
-	branches := []tree.Branch{bench.branch(t, Control{Name: "passes"}, all, func(got verdict.Scenario) {
+	rounds := []round{bench.round(t, Control{Name: "passes"}, all, func(got verdict.Scenario) {
 		busy.check(got)
 		gomega.Expect(got.Outcome).To(gomega.Equal(verdict.Pass), describe(got))
 	})}
@@ -91,14 +91,21 @@ func Run(t *testing.T, area string, getenv func(string) string, controls ...Cont
 				list = append(list, s)
 			}
 		}
-		branches = append(branches, bench.branch(t, c, list, func(got verdict.Scenario) {
+		rounds = append(rounds, bench.round(t, c, list, func(got verdict.Scenario) {
 			busy.check(got)
 			checkReason(got, c.Reasons[got.ID])
 		}))
 	}
 	gomega.RegisterFailHandler(ginkgo.Fail)
+	var branches []tree.Branch
+	for _, r := range rounds {
+		branches = append(branches, r.Branch)
+	}
 	if err := tree.Test(t.Context(), t, area, branches...); err != nil {
 		t.Fatal(err)
+	}
+	for _, r := range rounds {
+		r.check(t)
 	}
 }
 
@@ -136,8 +143,31 @@ func newBench(t *testing.T, root, area, artifacts string) (bench, error) {
 	return bench{root: root, area: area, artifacts: artifacts, cache: filepath.Join(cache, "meshproof"), version: version}, err
 }
 
-// branch is the session in which scenarios run under a Control.
-func (b bench) branch(t *testing.T, c Control, list []catalog.Scenario, expect func(verdict.Scenario)) tree.Branch {
+// round is one session of an area.
+type round struct {
+	tree.Branch
+	provider *local.Provider
+	dir      string
+}
+
+// check wants that a round that was begun left its report, and no lab.
+func (r round) check(t *testing.T) {
+	if !r.Session.Begun() {
+		return
+	}
+	labs, err := r.provider.List(t.Context())
+	if err != nil || len(labs) > 0 {
+		t.Errorf("%s: labs are still there: %+v, error %v", r.Name, labs, err)
+	}
+	for _, name := range []string{"report.json", "report.html", "junit.xml", "summary.md"} {
+		if info, err := os.Stat(filepath.Join(r.dir, name)); err != nil || !info.Mode().IsRegular() {
+			t.Errorf("%s: no file %s: %v", r.Name, name, err)
+		}
+	}
+}
+
+// round is the session in which scenarios run under a Control.
+func (b bench) round(t *testing.T, c Control, list []catalog.Scenario, expect func(verdict.Scenario)) round {
 	state, err := os.MkdirTemp("", "mp") // short, since sockets lie in it
 	if err != nil {
 		t.Fatal(err)
@@ -164,7 +194,7 @@ func (b bench) branch(t *testing.T, c Control, list []catalog.Scenario, expect f
 	if b.artifacts != "" {
 		dir = filepath.Join(b.artifacts, time.Now().UTC().Format("2006-01-02T15-04-05")+"-e2e-"+name) // a folder is of one run
 	}
-	return tree.Branch{Name: c.Name, Expect: expect, Session: session.New(session.Options{
+	s := session.New(session.Options{
 		Groups: groups, Dir: dir, Seed: 1, Command: "go test ./scenarios/suites/" + b.area, Control: c.LeftOut,
 		Env: env.Options{
 			Provider: provider, Bin: filepath.Join(b.root, "bin"), Cache: b.cache, Version: b.version,
@@ -174,7 +204,8 @@ func (b bench) branch(t *testing.T, c Control, list []catalog.Scenario, expect f
 				}
 			},
 		},
-	})}
+	})
+	return round{Branch: tree.Branch{Name: c.Name, Session: s, Expect: expect}, provider: provider, dir: dir}
 }
 
 // unjudged is what becomes of a spec whose scenario is inconclusive.
