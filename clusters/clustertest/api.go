@@ -12,11 +12,13 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	authv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/meshproof/meshproof/clusters/kube"
@@ -99,18 +101,13 @@ func (s *suite) webhook(t *testing.T) {
 	}
 	// The API server learns of a webhook a moment after its configuration is stored, and kube-proxy of its Service.
 	obj := kube.Manifest{Name: "asked.yaml", YAML: []byte("{apiVersion: v1, kind: ConfigMap, metadata: {name: asked}}")}
-	for {
+	Eventually(t, budget, func() error {
 		out, err := s.kube.Apply(ctx, namespace, obj)
 		if err == nil && out[0].GetLabels()["webhook"] == "called" {
-			break
+			return nil
 		}
-		if ctx.Err() != nil {
-			t.Fatalf("the webhook was not called: %v", err)
-		}
-		if err := s.kube.Delete(ctx, namespace, obj); err != nil {
-			t.Fatal(err)
-		}
-	}
+		return errors.Join(errors.New("the webhook was not called"), err, s.kube.Delete(ctx, namespace, obj))
+	})
 	if err := s.kube.Delete(ctx, "", config); err != nil {
 		t.Error(err)
 	}
@@ -147,21 +144,18 @@ spec:
 	if _, err := s.kube.Apply(t.Context(), namespace, bad); err != nil {
 		t.Fatal(err)
 	}
-	Eventually(t, budget, func() error {
-		pod, err := s.kube.Typed.CoreV1().Pods(namespace).Get(t.Context(), "crash", metav1.GetOptions{})
-		if err != nil {
-			return err
-		}
-		for _, c := range pod.Status.ContainerStatuses {
-			if c.State.Terminated != nil || c.LastTerminationState.Terminated != nil {
-				return nil
-			}
-		}
-		return errors.New("pod crash has not ended")
-	})
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "crash"}}
+	err := s.match(t.Context(), pod, func() bool {
+		return slices.ContainsFunc(pod.Status.ContainerStatuses, func(c corev1.ContainerStatus) bool {
+			return c.State.Terminated != nil || c.LastTerminationState.Terminated != nil
+		})
+	}, func() any { return pod.Status })
+	if err != nil {
+		t.Fatalf("pod crash has not ended: %v", err)
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
-	err := s.kube.WaitReady(ctx, namespace)
+	err = s.kube.WaitReady(ctx, namespace)
 	var not *kube.NotReadyError
 	if !errors.As(err, &not) || !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "Pod clustertest/crash") || !strings.Contains(err.Error(), "exit code 3") {
 		t.Errorf("wait for a crashing pod: %v, want its name and exit code", err)

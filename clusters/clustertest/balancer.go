@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/e2e-framework/klient/wait"
 
 	"github.com/meshproof/meshproof/clusters"
 	"github.com/meshproof/meshproof/clusters/kube"
@@ -60,36 +61,20 @@ func (s *suite) balanced(t *testing.T) string {
 	if _, err := s.kube.Apply(ctx, namespace, kube.Manifest{Name: "balanced.yaml", YAML: []byte(balancedManifest)}); err != nil {
 		t.Fatal(err)
 	}
-	var ip string
-	err := s.watchService(ctx, "balanced", func(svc *corev1.Service) bool {
-		for _, in := range svc.Status.LoadBalancer.Ingress {
-			ip = in.IP
-		}
-		return ip != ""
-	})
+	svc := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "balanced"}}
+	err := s.match(ctx, svc, func() bool {
+		in := svc.Status.LoadBalancer.Ingress
+		return len(in) > 0 && in[0].IP != ""
+	}, func() any { return svc.Status })
 	if err != nil {
 		t.Fatalf("the Service gets no address: %v", err)
 	}
+	ip := svc.Status.LoadBalancer.Ingress[0].IP
 	addr, err := netip.ParseAddr(ip)
 	if err != nil || !netip.MustParsePrefix(s.cluster.LoadBalancerIPs()).Contains(addr) {
 		t.Fatalf("address %q is not in %s", ip, s.cluster.LoadBalancerIPs())
 	}
 	return ip
-}
-
-// watchService returns when a version of the Service has what is asked for, or is gone and nil is fine.
-func (s *suite) watchService(ctx context.Context, name string, fine func(*corev1.Service) bool) error {
-	w, err := s.kube.Typed.CoreV1().Services(namespace).Watch(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + name})
-	if err != nil {
-		return err
-	}
-	defer w.Stop()
-	for e := range w.ResultChan() {
-		if svc, ok := e.Object.(*corev1.Service); ok && fine(svc) {
-			return nil
-		}
-	}
-	return ctx.Err()
 }
 
 func (s *suite) dial(t *testing.T, addr string) (net.Conn, error) {
@@ -118,16 +103,18 @@ func (s *suite) local(t *testing.T, ip string) {
 	}
 	// Until controller and kube-proxies have taken note, others may answer, or nobody; then it is this pod alone.
 	const settled = 20
-	for row := 0; row < settled; {
+	row, last := 0, ""
+	err := wait.For(func(ctx context.Context) (bool, error) {
 		got, err := httpGet(ctx, "http://"+ip, s.lab.DialContext)
-		switch {
-		case ctx.Err() != nil:
-			t.Fatalf("with externalTrafficPolicy Local %s answers last (%v), want %s %d times in a row", got, err, pod, settled)
-		case err == nil && got == pod:
-			row++
-		default:
-			row = 0
+		if err != nil || got != pod {
+			row, last = 0, fmt.Sprintf("%s (%v)", got, err)
+			return false, nil
 		}
+		row++
+		return row == settled, nil
+	}, often(ctx, budget)...)
+	if err != nil {
+		t.Fatalf("with externalTrafficPolicy Local %s answers last, want %s %d times in a row: %v", last, pod, settled, err)
 	}
 }
 

@@ -17,7 +17,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/meshproof/meshproof/clusters"
-	"github.com/meshproof/meshproof/clusters/kube"
 )
 
 // RunNetworks runs the suite of labs with two clusters, on one network and on two: who reaches whom, and what a link can do.
@@ -98,11 +97,7 @@ func (p *pair) create(t *testing.T) {
 func (s *suite) echo(ctx context.Context, archive string) error {
 	ctx, cancel := context.WithTimeout(ctx, budget)
 	defer cancel()
-	cfg, err := s.cluster.RESTConfig()
-	if err != nil {
-		return err
-	}
-	if s.kube, err = kube.New(cfg); err != nil {
+	if err := s.connect(); err != nil {
 		return err
 	}
 	if err := s.cluster.LoadImages(ctx, archive); err != nil {

@@ -22,6 +22,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/e2e-framework/klient"
+	"sigs.k8s.io/e2e-framework/klient/wait"
+	"sigs.k8s.io/e2e-framework/klient/wait/conditions"
 
 	"github.com/meshproof/meshproof/clusters"
 	"github.com/meshproof/meshproof/clusters/image"
@@ -113,6 +116,7 @@ type suite struct {
 	lab      clusters.Lab
 	cluster  clusters.Cluster
 	kube     *kube.Client
+	client   klient.Client // what kube does is held against
 
 	podNames []string
 	podIP    string
@@ -148,16 +152,25 @@ func (s *suite) create(t *testing.T) {
 	if i < 0 || list[i].State != "running" || !slices.Equal(list[i].Clusters, []string{"one"}) {
 		t.Errorf("list: %+v, want lab %s running with cluster one", list, s.spec.Lab)
 	}
-	cfg, err := s.cluster.RESTConfig()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if s.kube, err = kube.New(cfg); err != nil {
+	if err := s.connect(); err != nil {
 		t.Fatal(err)
 	}
 	if n := s.spec.Clusters[0].Nodes; len(s.cluster.NodeIPs()) != n {
 		t.Errorf("node addresses %v, want %d", s.cluster.NodeIPs(), n)
 	}
+}
+
+// connect makes the clients.
+func (s *suite) connect() error {
+	cfg, err := s.cluster.RESTConfig()
+	if err != nil {
+		return err
+	}
+	if s.kube, err = kube.New(cfg); err != nil {
+		return err
+	}
+	s.client, err = klient.New(cfg)
+	return err
 }
 
 const echoManifest = `
@@ -202,12 +215,19 @@ func (s *suite) pods(t *testing.T) {
 	if err := s.kube.WaitReady(ctx, namespace); err != nil {
 		t.Fatal(err)
 	}
+	is := conditions.New(s.client.Resources())
+	if ok, err := is.DeploymentAvailable("echo", namespace)(ctx); !ok || err != nil {
+		t.Errorf("ready, but Deployment echo is not available: %v", err)
+	}
 	pods, err := s.kube.Typed.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: "app=echo"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	nodes := map[string]bool{}
 	for _, p := range pods.Items {
+		if ok, err := is.PodReady(&p)(ctx); !ok || err != nil {
+			t.Errorf("ready, but pod %s is not: %v; %+v", p.Name, err, p.Status.ContainerStatuses)
+		}
 		s.podNames, s.podIP = append(s.podNames, p.Name), p.Status.PodIP
 		nodes[p.Spec.NodeName] = true
 	}
@@ -223,23 +243,22 @@ func (s *suite) pods(t *testing.T) {
 // everyPod asks until each of the pods has answered.
 func (s *suite) everyPod(t *testing.T, what string, ask func(ctx context.Context) (string, error)) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), budget)
-	defer cancel()
 	seen := map[string]bool{}
 	var last error
-	for len(seen) < len(s.podNames) && ctx.Err() == nil {
+	err := wait.For(func(ctx context.Context) (bool, error) {
 		name, err := ask(ctx)
 		if err != nil {
 			last = err
-			continue
+			return false, nil
 		}
 		if !slices.Contains(s.podNames, name) {
-			t.Fatalf("%s: answer from %q, which is none of %v", what, name, s.podNames)
+			return false, fmt.Errorf("answer from %q, which is none of them", name)
 		}
 		seen[name] = true
-	}
-	if len(seen) < len(s.podNames) {
-		t.Fatalf("%s: only %v of %v answered; last error: %v", what, seen, s.podNames, last)
+		return len(seen) == len(s.podNames), nil
+	}, often(t.Context(), budget)...)
+	if err != nil {
+		t.Fatalf("%s: %v: only %v of %v answered; last error: %v", what, err, seen, s.podNames, last)
 	}
 }
 

@@ -20,10 +20,19 @@ import (
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv(beInterrupted) != "" {
+		waitForSignals()
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
-// liveBudget bounds each wait of a script.
-const liveBudget = 30 * time.Second
+// Bounds of each wait of a script, and of a run that is interrupted.
+const (
+	liveBudget = 30 * time.Second
+	runBudget  = 5 * time.Minute
+)
 
 // Each testdata/*.txtar is a session with the built bin/meshproof and labs that are up.
 func TestLive(t *testing.T) {
@@ -64,7 +73,7 @@ func TestLive(t *testing.T) {
 			})
 			return nil
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "serve": serve, "get": get},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "interrupted": interrupted, "serve": serve, "get": get},
 	})
 }
 
@@ -98,6 +107,41 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	if got != want {
 		ts.Fatalf("exit code %d, want %d", got, want)
+	}
+}
+
+// interrupted CODE REGEXP command args... starts a command, interrupts it once a line of its standard error matches, and wants just
+// that exit code. What it wrote to standard output is kept as of exec.
+func interrupted(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 3 {
+		ts.Fatalf("usage: interrupted CODE REGEXP command [args]")
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	line, err := regexp.Compile(args[1])
+	ts.Check(err)
+	path, err := filepath.Abs(filepath.Join("../../bin", args[2]))
+	ts.Check(err)
+	ctx, giveUp := context.WithTimeout(context.Background(), runBudget)
+	defer giveUp()
+	cmd := exec.CommandContext(ctx, path, args[3:]...)
+	cmd.Dir = ts.Getenv("WORK")
+	cmd.Env = append(os.Environ(), "XDG_STATE_HOME="+ts.Getenv("XDG_STATE_HOME"))
+	cmd.Stdout = ts.Stdout()
+	out, err := cmd.StderrPipe()
+	ts.Check(err)
+	ts.Check(cmd.Start())
+	seen := false
+	for lines := bufio.NewScanner(out); lines.Scan(); {
+		ts.Logf("%s", lines.Text())
+		if !seen && line.MatchString(lines.Text()) {
+			seen = true
+			ts.Check(cmd.Process.Signal(os.Interrupt))
+		}
+	}
+	_ = cmd.Wait() // the exit code is all that it says
+	if got := cmd.ProcessState.ExitCode(); got != want || !seen {
+		ts.Fatalf("exit code %d, want %d; a line matched: %v", got, want, seen)
 	}
 }
 

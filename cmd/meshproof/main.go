@@ -20,11 +20,21 @@ func main() {
 	os.Exit(run())
 }
 
+// interruptible returns a context that the first SIGINT or SIGTERM ends; a second one ends the program at once, whoever else
+// listens to it: ginkgo does, while scenarios run.
+func interruptible() (ctx context.Context, stop func()) {
+	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	ctx, cancel := signal.NotifyContext(context.Background(), signals...)
+	left := context.AfterFunc(ctx, func() { signal.Reset(signals...) })
+	return ctx, func() {
+		left()
+		cancel()
+	}
+}
+
 func run() int {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := interruptible()
 	defer stop()
-	// The first signal takes the lab down; a second one ends the program at once.
-	defer context.AfterFunc(ctx, stop)()
 	s := cli.Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Env: os.Getenv}
 	if fd := int(os.Stderr.Fd()); term.IsTerminal(fd) {
 		s.Terminal = true

@@ -61,6 +61,15 @@ type Scenario struct {
 	Run       Body                          `json:"-"`
 }
 
+// Labels are what a filter chooses scenarios by: area:AREA, lab:LAB, and the features.
+func (s Scenario) Labels() []string {
+	out := []string{"area:" + s.Area, "lab:" + s.Lab}
+	for _, f := range s.Features {
+		out = append(out, string(f))
+	}
+	return out
+}
+
 // All returns every scenario, in the order in which they run.
 func All() []Scenario {
 	return []Scenario{

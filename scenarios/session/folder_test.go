@@ -58,20 +58,20 @@ func TestEvidenceOfEachScenario(t *testing.T) {
 func TestFolderOfAnEarlierRun(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "run")
 	var folder *FolderError
-	if r, err := Run(t.Context(), Options{Dir: dir}); errors.As(err, &folder) {
+	if r, err := New(Options{Dir: dir}).Finish(t.Context()); errors.As(err, &folder) {
 		t.Fatalf("first run: %+v, %v", r, err)
 	}
-	if _, err := Run(t.Context(), Options{Dir: dir}); !errors.As(err, &folder) || !strings.Contains(err.Error(), "holds an earlier run") {
+	if _, err := New(Options{Dir: dir}).Finish(t.Context()); !errors.As(err, &folder) || !strings.Contains(err.Error(), "holds an earlier run") {
 		t.Errorf("second run: %v, want that the folder is taken", err)
 	}
 	if err := os.Remove(filepath.Join(dir, "report.json")); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Run(t.Context(), Options{Dir: dir}); !errors.As(err, &folder) {
+	if _, err := New(Options{Dir: dir}).Finish(t.Context()); !errors.As(err, &folder) {
 		t.Errorf("evidence without a report: %v, want that the folder is taken", err)
 	}
 	file := filepath.Join(dir, "report.html")
-	if _, err := Run(t.Context(), Options{Dir: filepath.Join(file, "below")}); !errors.As(err, &folder) {
+	if _, err := New(Options{Dir: filepath.Join(file, "below")}).Finish(t.Context()); !errors.As(err, &folder) {
 		t.Errorf("folder below a file: %v, want a *FolderError", err)
 	}
 }

@@ -1,4 +1,4 @@
-// Package session is one run: bring each lab up, carry its scenarios out, judge, take it down, and write one report.
+// Package session is one run, step by step: bring each lab up, carry its scenarios out, judge, take it down, and write one report.
 package session
 
 import (
@@ -10,6 +10,7 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/meshproof/meshproof/clusters"
@@ -26,7 +27,7 @@ import (
 type Options struct {
 	Env     env.Options
 	Groups  []Group // one lab is up at a time, unless Keep
-	Dir     string  // the run's own folder; made by Run
+	Dir     string  // the run's own folder; made by Begin
 	Seed    uint64
 	Command string // how to run it again
 	Keep    bool   // leave the labs up, and in the last scenario's state
@@ -54,40 +55,102 @@ func (e *FolderError) Error() string { return "report folder: " + e.Err.Error() 
 // Unwrap returns why.
 func (e *FolderError) Unwrap() error { return e.Err }
 
-// Run carries a whole run out. The report is written whatever happens, and returned, unless the error is a *FolderError. Else it
-// is a *SetupError, or says that the report could not be written or a lab not be taken down; verdicts are in the report alone.
-func Run(ctx context.Context, o Options) (verdict.Report, error) {
-	if err := makeFolder(o.Dir); err != nil {
-		return verdict.Report{}, &FolderError{Err: err}
-	}
+// Session is a run that is carried out in steps: Begin; of each Part Up, CarryOut for each of its scenarios, and Down; at last Finish,
+// which does whatever of it is left. Steps do not overlap, whoever calls them: each waits for the one before it to return.
+type Session struct {
+	o     Options
+	parts []*Part
+
+	step   sync.Mutex // held by the step that is carried out
+	begun  bool
+	folder error // why Dir cannot take the run
+	over   bool
+	report verdict.Report
+	err    error
+}
+
+// New makes a Session of which nothing is done yet.
+func New(o Options) *Session {
 	if o.Env.Progress == nil {
 		o.Env.Progress = func(clusters.Event) {}
 	}
-	r := verdict.Report{
-		Schema: render.SchemaV1, Version: o.Env.Version, Run: filepath.Base(o.Dir), Seed: o.Seed, Command: o.Command, Control: o.Control,
+	s := &Session{o: o}
+	for _, g := range o.Groups {
+		s.parts = append(s.parts, &Part{Group: g, session: s, why: runEnded, results: map[string]verdict.Scenario{}})
+	}
+	return s
+}
+
+// Parts returns the labs of the run, in the order of Options.Groups.
+func (s *Session) Parts() []*Part { return s.parts }
+
+// Begin makes the run's folder. The error is a *FolderError; nothing else of the run is done then. To begin again does nothing.
+func (s *Session) Begin() error {
+	s.step.Lock()
+	defer s.step.Unlock()
+	return s.begin()
+}
+
+func (s *Session) begin() error {
+	if s.begun {
+		return s.folder
+	}
+	s.begun = true
+	if err := makeFolder(s.o.Dir); err != nil {
+		s.folder = &FolderError{Err: err}
+		return s.folder
+	}
+	s.report = verdict.Report{
+		Schema: render.SchemaV1, Version: s.o.Env.Version, Run: filepath.Base(s.o.Dir), Seed: s.o.Seed, Command: s.o.Command, Control: s.o.Control,
 		Host: hostFacts(), Started: time.Now().UTC(),
 	}
-	describe(&r, o.Groups)
+	describe(&s.report, s.o.Groups)
+	return nil
+}
+
+// Begun says whether the run's folder was asked for: whether there is anything to finish.
+func (s *Session) Begun() bool {
+	s.step.Lock()
+	defer s.step.Unlock()
+	return s.begun
+}
+
+// Finish takes down what is still up, judges, and writes the report: whatever happened before, and also when ctx has ended. Scenarios
+// that did not run are in it as such. The report is returned, unless the error is a *FolderError. Else the error is a *SetupError,
+// or says that the report could not be written or a lab not be taken down; verdicts are in the report alone. To finish again returns
+// the same.
+func (s *Session) Finish(ctx context.Context) (verdict.Report, error) {
+	s.step.Lock()
+	defer s.step.Unlock()
+	if s.over {
+		return s.report, s.err
+	}
+	s.over = true
+	if s.err = s.begin(); s.err != nil {
+		return s.report, s.err
+	}
+	r := &s.report
 	var errs, wrong []error
-	for _, g := range o.Groups {
-		if ctx.Err() != nil {
-			r.Scenarios = append(r.Scenarios, notRun(g, g.Scenarios, "the run ended before")...)
-			continue
+	for _, p := range s.parts {
+		_ = p.takeDown(ctx) // which notes the error
+		if p.setup != nil {
+			wrong = append(wrong, p.explained())
 		}
-		setup, err := runGroup(ctx, o, g, &r)
-		if setup != nil {
-			wrong = append(wrong, setup)
+		errs = append(errs, p.errs...)
+		r.Setup = append(r.Setup, p.timings...)
+		for _, sc := range p.Scenarios {
+			r.Scenarios = append(r.Scenarios, p.result(sc))
 		}
-		errs = append(errs, err)
 	}
 	if err := errors.Join(wrong...); err != nil {
 		r.Error = err.Error()
 		errs = append([]error{&SetupError{Err: err}}, errs...)
 	}
 	r.Finished = time.Now().UTC()
-	verdict.JudgeRun(&r)
-	compare(&r, o.Dir)
-	return r, errors.Join(append(errs, render.WriteDir(o.Dir, r))...)
+	verdict.JudgeRun(r)
+	compare(r, s.o.Dir)
+	s.err = errors.Join(append(errs, render.WriteDir(s.o.Dir, *r))...)
+	return s.report, s.err
 }
 
 // makeFolder makes the folder of a run, and in it the one for evidence. A folder that an earlier run wrote to is refused: its
@@ -128,62 +191,6 @@ func joined(words []string) string {
 		}
 	}
 	return strings.Join(words[:min(1, len(words))], "")
-}
-
-// runGroup brings a lab up, carries its scenarios out and takes it down, and adds to the report. setup is why the lab could not be
-// set up; err is what went wrong beside the verdicts.
-func runGroup(ctx context.Context, o Options, g Group, r *verdict.Report) (setup, err error) {
-	phases := newPhases(g.Lab.Name, o.Env.Progress)
-	o.Env.Lab, o.Env.Progress = g.Lab, phases.hear
-	e, up := env.Up(ctx, o.Env)
-	defer func() { // also when ctx has ended: the run is over then, the lab is not
-		after, cancel := context.WithTimeout(context.WithoutCancel(ctx), teardownBudget)
-		defer cancel()
-		if up != nil && e != nil && ctx.Err() == nil {
-			err = errors.Join(err, collect(after, o, e, g.Lab.Name))
-		}
-		if !o.Keep {
-			err = errors.Join(err, takeDown(after, e, phases.hear))
-		}
-		r.Setup = append(r.Setup, phases.list()...)
-	}()
-	if up != nil {
-		setup = up
-		if len(o.Groups) > 1 {
-			setup = fmt.Errorf("lab %s: %w", g.Lab.Name, up)
-		}
-		r.Scenarios = append(r.Scenarios, notRun(g, g.Scenarios, "its lab could not be set up")...)
-		return setup, nil
-	}
-	e.Control = o.Control
-	o.Env.Progress = phases.next // what a scenario brings is its own time, not the lab's
-	for i, s := range g.Scenarios {
-		last := i == len(g.Scenarios)-1
-		var out verdict.Scenario
-		out, err = carryOut(ctx, o, e, s, !last || e.Found && !o.Keep)
-		r.Scenarios = append(r.Scenarios, out)
-		if err != nil || ctx.Err() != nil {
-			why := "the run ended before"
-			if errors.Is(err, errBroken) {
-				why = "its lab broke before"
-			}
-			r.Scenarios = append(r.Scenarios, notRun(g, g.Scenarios[i+1:], why)...)
-			break
-		}
-	}
-	return nil, err
-}
-
-// notRun are scenarios that never began.
-func notRun(g Group, list []catalog.Scenario, why string) []verdict.Scenario {
-	var out []verdict.Scenario
-	for _, s := range list {
-		now := time.Now().UTC()
-		v := verdict.Scenario{ID: s.ID, Title: s.Title, Lab: g.Lab.Name, Key: s.Key, Started: now, Finished: now, Error: "not run: " + why}
-		verdict.Judge(&v, "")
-		out = append(out, v)
-	}
-	return out
 }
 
 func collect(ctx context.Context, o Options, e *env.Env, name string) error {

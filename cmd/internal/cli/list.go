@@ -43,13 +43,14 @@ func (a *app) listCommand() *cobra.Command {
 type listed struct {
 	catalog.Scenario `json:",inline"`
 
+	Labels []string               `json:"labels"` // that run --label-filter chooses by
 	Budget map[lab.Profile]string `json:"budget"` // by profile
 }
 
 func described(list []catalog.Scenario) []listed {
 	var out []listed
 	for _, s := range list {
-		l := listed{Scenario: s, Budget: map[lab.Profile]string{}}
+		l := listed{Scenario: s, Labels: s.Labels(), Budget: map[lab.Profile]string{}}
 		for p, d := range s.Budget {
 			l.Budget[p] = d.String()
 		}
@@ -60,10 +61,7 @@ func described(list []catalog.Scenario) []listed {
 
 // describe prints what a scenario proves and needs.
 func (a *app) describe(w io.Writer, s catalog.Scenario) error {
-	var labels, budgets []string
-	for _, f := range s.Features {
-		labels = append(labels, string(f))
-	}
+	var budgets []string
 	for _, p := range lab.Profiles() {
 		budgets = append(budgets, fmt.Sprintf("%s %s", p, short(s.Budget[lab.Profile(p)])))
 	}
@@ -76,7 +74,7 @@ func (a *app) describe(w io.Writer, s catalog.Scenario) error {
 			fmt.Fprintf(w, "  %s %s\n", []string{"-", " "}[min(i, 1)], line)
 		}
 	}
-	_, err := fmt.Fprintf(w, "  area %s   labels %s   lab %s   at most %s\n", s.Area, strings.Join(labels, ","), s.Lab, strings.Join(budgets, ", "))
+	_, err := fmt.Fprintf(w, "  labels %s\n  at most %s\n", strings.Join(s.Labels(), ", "), strings.Join(budgets, ", "))
 	return err
 }
 

@@ -21,6 +21,7 @@ import (
 	"github.com/meshproof/meshproof/scenarios/lab"
 	"github.com/meshproof/meshproof/scenarios/record"
 	"github.com/meshproof/meshproof/scenarios/session"
+	"github.com/meshproof/meshproof/scenarios/tree"
 )
 
 // envOptions is what a lab is brought up with.
@@ -34,7 +35,7 @@ func (a *app) runCommand() *cobra.Command {
 	var (
 		f             labFlags
 		keep, control bool
-		dir           string
+		dir, filter   string
 		seed          uint64
 	)
 	c := a.outputFlag(&cobra.Command{
@@ -49,13 +50,17 @@ With --control each scenario leaves out what it is there to prove. All must fail
 code says whether they did: 0 if every one failed, 1 if one passed, 3 if one could not be judged.
 
 Scenarios are chosen by regular expressions that match a whole ID; a leading "!" leaves those
-out that match. Without any, all run.`,
-		Example:           "  meshproof run canary\n  meshproof run canary --mesh none        # negative control: must fail\n  meshproof run '!canary' --profile nightly\n  meshproof run -f lab.yaml --keep --report /tmp/report",
+out that match. Without any, all run. Of these, --label-filter takes those whose labels match, in
+ginkgo's language: && || ! ( ) /regexp/. Labels are the features, area:AREA and lab:LAB; list shows them.`,
+		Example:           "  meshproof run canary\n  meshproof run canary --mesh none        # negative control: must fail\n  meshproof run '!canary' --profile nightly\n  meshproof run --label-filter 'ingress-gateway && !area:upgrade'\n  meshproof run -f lab.yaml --keep --report /tmp/report",
 		ValidArgsFunction: completeScenarios,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			scenarios, err := catalog.Select(catalog.All(), args)
 			if err != nil {
 				return usage("%s: %w\nnothing was created", cmd.CommandPath(), err)
+			}
+			if scenarios, err = tree.Select(scenarios, filter); err != nil {
+				return usage("%s: --label-filter: %w\nnothing was created", cmd.CommandPath(), err)
 			}
 			groups, err := a.groups(cmd, f, scenarios)
 			if err != nil {
@@ -70,13 +75,14 @@ out that match. Without any, all run.`,
 			}
 			return a.run(cmd.Context(), session.Options{
 				Groups: groups, Dir: a.reportDir(dir, scenarios), Seed: seed, Keep: keep, Control: control,
-				Command: rerun(args, f, a.provider, seed, control), Env: a.envOptions(provider, nil, nil),
+				Command: rerun(args, filter, f, a.provider, seed, control), Env: a.envOptions(provider, nil, nil),
 			})
 		},
 	})
 	f.add(c)
 	c.Flags().StringVar(&f.profile, "profile", "", "quick, nightly or soak; the lab file's if not given")
 	_ = c.RegisterFlagCompletionFunc("profile", words(lab.Profiles()...))
+	c.Flags().StringVar(&filter, "label-filter", "", "only scenarios whose labels match this expression")
 	c.Flags().BoolVar(&keep, "keep", false, "leave the lab up")
 	c.Flags().BoolVar(&control, "control", false, "negative control: leave out what each scenario proves; exit 0 only if all fail")
 	c.Flags().StringVar(&dir, "report", "", "folder for this run's report (default runs/TIME-SCENARIO, or in $ARTIFACTS)")
@@ -155,12 +161,14 @@ func (a *app) reportDir(dir string, scenarios []catalog.Scenario) string {
 }
 
 // rerun is the command line that repeats a run.
-func rerun(patterns []string, f labFlags, provider string, seed uint64, control bool) string {
+func rerun(patterns []string, filter string, f labFlags, provider string, seed uint64, control bool) string {
 	words := []string{"meshproof", "run"}
 	for _, p := range patterns {
 		words = append(words, quote(p))
 	}
-	for _, o := range []struct{ flag, value string }{{"-f", f.file}, {"--lab", f.name}, {"--mesh", f.mesh}, {"--profile", f.profile}, {"--cluster", provider}} {
+	for _, o := range []struct{ flag, value string }{
+		{"--label-filter", filter}, {"-f", f.file}, {"--lab", f.name}, {"--mesh", f.mesh}, {"--profile", f.profile}, {"--cluster", provider},
+	} {
 		if o.value != "" {
 			words = append(words, o.flag, quote(o.value))
 		}
@@ -203,7 +211,10 @@ func (a *app) run(ctx context.Context, o session.Options) error {
 	o.Env.Progress = p.event
 	o.Watch = func(s catalog.Scenario, rec *record.Recorder) func() { return a.watch(p, s, rec) }
 
-	r, err := session.Run(ctx, o)
+	r, err := tree.Run(ctx, session.New(o))
+	if errors.Is(err, tree.ErrRan) {
+		return failed(err)
+	}
 	var folder *session.FolderError
 	if errors.As(err, &folder) {
 		return usage("%w\nnothing was created", folder)

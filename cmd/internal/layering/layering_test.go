@@ -36,6 +36,7 @@ var rules = []rule{
 	{from: "mesh", to: []string{"clusters", "loadgen", "reports", "scenarios", "fixtures"}, why: "the mesh must not know that it is being tested"},
 	{from: "mesh", to: []string{"cmd"}, why: "nothing imports cmd"},
 	{from: "scenarios", to: []string{"cmd"}, why: "nothing imports cmd"},
+	{from: "cmd", to: []string{"sigs.k8s.io/e2e-framework"}, why: "what tests wait with stays out of the binaries"},
 	{from: "fixtures", to: []string{"clusters", "loadgen", "mesh", "reports", "scenarios", "cmd"}, why: "fixtures are data and small apps"},
 	{from: "mesh/identity", to: []string{"mesh/objects", "mesh/model", "mesh/xds", "mesh/proxy", "k8s.io"}, why: "identity is a leaf"},
 	{from: "mesh/model", to: []string{"mesh/ingest", "mesh/translate", "mesh/xds", "mesh/proxy", "mesh/ca", "mesh/inject", "mesh/install", "mesh/operator", "mesh/multicluster", "mesh/status"}, why: "model imports objects and identity"},

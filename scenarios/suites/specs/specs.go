@@ -1,5 +1,5 @@
-// Package specs makes ginkgo specs of the catalog, for the end-to-end tests of each area: what `meshproof run` runs, through the
-// same session, with an expectation for each scenario. docs/decisions/0006 says why the runner itself does not go through ginkgo.
+// Package specs are the end-to-end tests of each area: the ginkgo tree that `meshproof run` runs too, with an expectation for each
+// scenario.
 package specs
 
 import (
@@ -24,6 +24,7 @@ import (
 	"github.com/meshproof/meshproof/scenarios/env"
 	"github.com/meshproof/meshproof/scenarios/lab"
 	"github.com/meshproof/meshproof/scenarios/session"
+	"github.com/meshproof/meshproof/scenarios/tree"
 )
 
 // Control is a run in which every scenario of the area must fail, for a reason that is known.
@@ -75,15 +76,14 @@ func Run(t *testing.T, area string, getenv func(string) string, controls ...Cont
 			all = append(all, s)
 		}
 	}
-	ginkgo.Describe("passes", ginkgo.Ordered, ginkgo.ContinueOnFailure, func() {
-		r := carryOut(t, root, area, artifacts, Control{Name: "passes"}, all)
-		for _, s := range all {
-			ginkgo.It(s.ID, func() {
-				got := result(r(), s.ID, busy)
-				gomega.Expect(got.Outcome).To(gomega.Equal(verdict.Pass), describe(got))
-			})
-		}
-	})
+	bench, err := newBench(t, root, area, artifacts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rounds := []round{bench.round(t, Control{Name: "passes"}, all, func(got verdict.Scenario) {
+		busy.check(got)
+		gomega.Expect(got.Outcome).To(gomega.Equal(verdict.Pass), describe(got))
+	})}
 	for _, c := range controls {
 		var list []catalog.Scenario
 		for _, s := range all {
@@ -91,15 +91,22 @@ func Run(t *testing.T, area string, getenv func(string) string, controls ...Cont
 				list = append(list, s)
 			}
 		}
-		ginkgo.Describe(c.Name, ginkgo.Ordered, ginkgo.ContinueOnFailure, func() {
-			r := carryOut(t, root, area, artifacts, c, list)
-			for _, s := range list {
-				ginkgo.It(s.ID, func() { checkReason(result(r(), s.ID, busy), c.Reasons[s.ID]) })
-			}
-		})
+		rounds = append(rounds, bench.round(t, c, list, func(got verdict.Scenario) {
+			busy.check(got)
+			checkReason(got, c.Reasons[got.ID])
+		}))
 	}
 	gomega.RegisterFailHandler(ginkgo.Fail)
-	ginkgo.RunSpecs(t, area)
+	var branches []tree.Branch
+	for _, r := range rounds {
+		branches = append(branches, r.Branch)
+	}
+	if err := tree.Test(t.Context(), t, area, branches...); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range rounds {
+		r.check(t)
+	}
 }
 
 // checkReason wants a scenario to have failed for the reason.
@@ -122,56 +129,83 @@ func checkReason(got verdict.Scenario, want Reason) {
 	gomega.Expect(failed).To(gomega.BeNumerically(">", 0), describe(got))
 }
 
-// carryOut runs a session before the first spec of the container and returns what gives its report.
-func carryOut(t *testing.T, root, area, artifacts string, c Control, list []catalog.Scenario) func() verdict.Report {
-	var r verdict.Report
-	ginkgo.BeforeAll(func(ctx ginkgo.SpecContext) {
-		state, err := os.MkdirTemp("", "mp") // short, since sockets lie in it
-		gomega.Expect(err).NotTo(gomega.HaveOccurred())
-		ginkgo.DeferCleanup(os.RemoveAll, state)
-		cache, err := os.UserCacheDir()
-		gomega.Expect(err).NotTo(gomega.HaveOccurred())
-		cache = filepath.Join(cache, "meshproof")
-		provider, err := local.New(local.Options{
-			StateDir: state, CacheDir: cache, NodeSource: filepath.Join(root, "clusters", "local", "node"),
-		})
-		gomega.Expect(err).NotTo(gomega.HaveOccurred())
-		version, err := builtVersion(ctx, root)
-		gomega.Expect(err).NotTo(gomega.HaveOccurred())
-		groups, err := session.Groups(list, func(name string) (*lab.Lab, error) {
-			l, err := lab.Embedded(name)
-			if err == nil && c.Mesh != "" {
-				l.Mesh.Driver = c.Mesh
-			}
-			return l, err
-		})
-		gomega.Expect(err).NotTo(gomega.HaveOccurred())
-		name := strings.ReplaceAll(area+"-"+c.Name, " ", "-")
-		dir := filepath.Join(t.TempDir(), name)
-		if artifacts != "" {
-			dir = filepath.Join(artifacts, time.Now().UTC().Format("2006-01-02T15-04-05")+"-e2e-"+name) // a folder is of one run
+// bench is what the sessions of an area are carried out with.
+type bench struct {
+	root, area, artifacts, cache, version string
+}
+
+func newBench(t *testing.T, root, area, artifacts string) (bench, error) {
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return bench{}, err
+	}
+	version, err := builtVersion(t.Context(), root)
+	return bench{root: root, area: area, artifacts: artifacts, cache: filepath.Join(cache, "meshproof"), version: version}, err
+}
+
+// round is one session of an area.
+type round struct {
+	tree.Branch
+	provider *local.Provider
+	dir      string
+}
+
+// check wants that a round that was begun left its report, and no lab.
+func (r round) check(t *testing.T) {
+	if !r.Session.Begun() {
+		return
+	}
+	labs, err := r.provider.List(t.Context())
+	if err != nil || len(labs) > 0 {
+		t.Errorf("%s: labs are still there: %+v, error %v", r.Name, labs, err)
+	}
+	for _, name := range []string{"report.json", "report.html", "junit.xml", "summary.md"} {
+		if info, err := os.Stat(filepath.Join(r.dir, name)); err != nil || !info.Mode().IsRegular() {
+			t.Errorf("%s: no file %s: %v", r.Name, name, err)
 		}
-		r, err = session.Run(ctx, session.Options{
-			Groups: groups, Dir: dir, Seed: 1, Command: "go test ./scenarios/suites/" + area, Control: c.LeftOut,
-			Env: env.Options{
-				Provider: provider, Bin: filepath.Join(root, "bin"), Cache: cache, Version: version,
-				Progress: func(e clusters.Event) {
-					if e.Done {
-						ginkgo.GinkgoWriter.Printf("%-8s %s\n", e.Phase, e.Detail)
-					}
-				},
-			},
-		})
-		gomega.Expect(err).NotTo(gomega.HaveOccurred())
-		gomega.Expect(r.Error).To(gomega.BeEmpty())
-		labs, err := provider.List(ctx)
-		gomega.Expect(err).NotTo(gomega.HaveOccurred())
-		gomega.Expect(labs).To(gomega.BeEmpty(), "a lab is still there")
-		for _, name := range []string{"report.json", "report.html", "junit.xml", "summary.md"} {
-			gomega.Expect(filepath.Join(dir, name)).To(gomega.BeARegularFile())
-		}
+	}
+}
+
+// round is the session in which scenarios run under a Control.
+func (b bench) round(t *testing.T, c Control, list []catalog.Scenario, expect func(verdict.Scenario)) round {
+	state, err := os.MkdirTemp("", "mp") // short, since sockets lie in it
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(state) })
+	provider, err := local.New(local.Options{
+		StateDir: state, CacheDir: b.cache, NodeSource: filepath.Join(b.root, "clusters", "local", "node"),
 	})
-	return func() verdict.Report { return r }
+	if err != nil {
+		t.Fatal(err)
+	}
+	groups, err := session.Groups(list, func(name string) (*lab.Lab, error) {
+		l, err := lab.Embedded(name)
+		if err == nil && c.Mesh != "" {
+			l.Mesh.Driver = c.Mesh
+		}
+		return l, err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := strings.ReplaceAll(b.area+"-"+c.Name, " ", "-")
+	dir := filepath.Join(t.TempDir(), name)
+	if b.artifacts != "" {
+		dir = filepath.Join(b.artifacts, time.Now().UTC().Format("2006-01-02T15-04-05")+"-e2e-"+name) // a folder is of one run
+	}
+	s := session.New(session.Options{
+		Groups: groups, Dir: dir, Seed: 1, Command: "go test ./scenarios/suites/" + b.area, Control: c.LeftOut,
+		Env: env.Options{
+			Provider: provider, Bin: filepath.Join(b.root, "bin"), Cache: b.cache, Version: b.version,
+			Progress: func(e clusters.Event) {
+				if e.Done {
+					ginkgo.GinkgoWriter.Printf("%-8s %s\n", e.Phase, e.Detail)
+				}
+			},
+		},
+	})
+	return round{Branch: tree.Branch{Name: c.Name, Session: s, Expect: expect}, provider: provider, dir: dir}
 }
 
 // unjudged is what becomes of a spec whose scenario is inconclusive.
@@ -180,8 +214,12 @@ type unjudged struct {
 	file   string // that it is noted in; "" for none
 }
 
-func (u unjudged) end(s verdict.Scenario) {
-	why := "inconclusive, not failed: " + describe(s)
+// check ends the spec of a scenario that a busy host did not let be judged; one that could not be carried out is no matter of that.
+func (u unjudged) check(s verdict.Scenario) {
+	if s.Outcome != verdict.Inconclusive || s.Error != "" {
+		return
+	}
+	why := "inconclusive, not failed: " + tree.Describe(s)
 	if u.file != "" {
 		f, err := os.OpenFile(u.file, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
 		gomega.Expect(err).NotTo(gomega.HaveOccurred())
@@ -194,30 +232,9 @@ func (u unjudged) end(s verdict.Scenario) {
 	ginkgo.Skip(why)
 }
 
-// result is one scenario of a report; one that a busy host did not let be judged ends the spec.
-func result(r verdict.Report, id string, u unjudged) verdict.Scenario {
-	for _, s := range r.Scenarios {
-		if s.ID != id {
-			continue
-		}
-		if s.Outcome == verdict.Inconclusive && s.Error == "" { // one that could not be carried out is no matter of a busy host
-			u.end(s)
-		}
-		return s
-	}
-	ginkgo.Fail("the report has no scenario " + id)
-	return verdict.Scenario{}
-}
-
-// describe says why a scenario did not come out as it should.
-func describe(s verdict.Scenario) string {
-	text := fmt.Sprintf("%s is %s %s\n", s.ID, s.Outcome, s.Error)
-	for _, c := range s.Claims {
-		if c.Outcome != verdict.Pass {
-			text += fmt.Sprintf("  %s %s: %s: %s\n", c.Outcome, c.ID, c.Observed, c.Reason)
-		}
-	}
-	return text
+// describe is tree.Describe as gomega takes it: of a string gomega would make a format.
+func describe(s verdict.Scenario) func() string {
+	return func() string { return tree.Describe(s) }
 }
 
 // builtVersion is the version of what lies in bin, which its proxies report.
