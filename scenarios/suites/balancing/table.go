@@ -24,14 +24,17 @@ type table struct {
 	pick  balance.Picker
 }
 
-// newTable returns nil for no hosts.
-func newTable(kind string, hosts []string) *table {
+// newTable is the table of a Service over hosts, nil for none.
+func newTable(s stickyService, hosts []string) *table {
 	if len(hosts) == 0 {
 		return nil
 	}
-	build := balance.Ring(ringLeast, ringMost)
-	if kind == maglev {
+	build := balance.Ring(max(s.ring, 1), ringMost)
+	switch {
+	case s.table == maglev:
 		build = balance.Maglev(maglevSize)
+	case s.ring == 0:
+		build = balance.Ring(ringLeast, ringMost)
 	}
 	weights, index := make([]float64, len(hosts)), make([]int, len(hosts))
 	for i := range hosts {
@@ -39,6 +42,24 @@ func newTable(kind string, hosts []string) *table {
 	}
 	return &table{hosts: hosts, pick: build(hosts, weights, index)}
 }
+
+// promised is the share of hashes that changes owner at most when a fifth host joins four, or leaves five: the host's own share, and
+// the error of the table. Zero is no bound.
+//
+// Maglev moves 0.1 % beside, and at most 1 % in 60 sets of addresses; of a ring that is made anew with other numbers of points 30 % in
+// all, with a standard deviation of 1.9, five of which are allowed. On the exact ring a host may own nearly anything.
+func (s stickyService) promised() float64 {
+	switch {
+	case s.table == maglev:
+		return 1.0/podsAfter + maglevError
+	case s.ring == 0:
+		return 0.40
+	}
+	return 0
+}
+
+// maglevError is the share of hashes that move although their host stays. Source of its size: Eisenbud et al., Maglev, figure 12.
+const maglevError = 0.02
 
 func (t *table) owner(hash uint64) string {
 	return t.hosts[t.pick.Pick(balance.Query{Hash: hash, HasHash: true})]
