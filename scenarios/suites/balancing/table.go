@@ -65,14 +65,14 @@ func (t *table) owner(hash uint64) string {
 	return t.hosts[t.pick.Pick(balance.Query{Hash: hash, HasHash: true})]
 }
 
-// grid is how many hashes, evenly apart, stand for all of them: some hundred for each point of a ring.
-const grid = 1 << 18
+// grid is how many hashes, evenly apart, stand for all of them: dozens for each point of a ring.
+const grid = 1 << 16
 
 // shares is the part of all hashes that each host owns.
 func (t *table) shares() map[string]float64 {
 	out := map[string]float64{}
 	for i := range uint64(grid) {
-		out[t.owner(i<<46|1<<45)] += 1.0 / grid
+		out[t.owner(i<<48|1<<47)] += 1.0 / grid
 	}
 	return out
 }
@@ -81,7 +81,7 @@ func (t *table) shares() map[string]float64 {
 func (t *table) moved(b *table) float64 {
 	n := 0
 	for i := range uint64(grid) {
-		if h := i<<46 | 1<<45; t.owner(h) != b.owner(h) {
+		if h := i<<48 | 1<<47; t.owner(h) != b.owner(h) {
 			n++
 		}
 	}
