@@ -29,12 +29,14 @@ type stickyWorld struct {
 	ttl    time.Duration // that clients keep a cookie too long, or too short if negative
 	late   time.Duration // that every send is late
 	meshed bool
+
+	profile lab.Profile // "" is quick
 }
 
-// simulateSticky makes the evidence of a quick run.
+// simulateSticky makes the evidence of a run.
 func simulateSticky(w stickyWorld, seed uint64) stickyRun {
 	rng := rand.New(rand.NewPCG(seed, 2))
-	run := stickyRun{plan: newStickyPlan(lab.Quick), namespace: testNamespace, addresses: map[string]string{}, meshed: w.meshed, seen: drive.Seen{Host: record.Host{CPUStall: 0.3}}}
+	run := stickyRun{plan: newStickyPlan(w.profile), namespace: testNamespace, addresses: map[string]string{}, meshed: w.meshed, seen: drive.Seen{Host: record.Host{CPUStall: 0.3}}}
 	start := time.Unix(1_800_000_000, 0)
 	addr := func(i int) string { return fmt.Sprintf("10.0.0.%d:8080", i) }
 	sets := [][]int{{1, 2, 3, 4}, {1, 2, 3, 4, 5}, {2, 3, 4, 5}} // 1, 2 and 5 are v1
@@ -155,8 +157,8 @@ func outcomes(claims []verdict.Claim) map[string]verdict.Claim {
 }
 
 func TestAnHonestMeshIsSticky(t *testing.T) {
-	for seed := range uint64(5) {
-		for _, c := range judgeSticky(simulateSticky(stickyWorld{meshed: true}, seed)) {
+	for seed, profile := range []lab.Profile{lab.Quick, lab.Quick, lab.Quick, lab.Nightly} {
+		for _, c := range judgeSticky(simulateSticky(stickyWorld{meshed: true, profile: profile}, uint64(seed))) {
 			if c.Outcome != verdict.Pass {
 				t.Errorf("seed %d: %s is %s: %s; %s", seed, c.ID, c.Outcome, c.Observed, c.Reason)
 			}
