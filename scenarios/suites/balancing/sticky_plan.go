@@ -90,15 +90,6 @@ const (
 	exactRing  = podsBefore * podsBefore
 )
 
-// points is how many points of each of the hosts a Service's ring has. Source: ring_hash_lb.cc.
-func (s stickyService) points(hosts int) int {
-	least := s.ring
-	if least == 0 {
-		least = ringLeast
-	}
-	return (int(least) + hosts - 1) / hosts
-}
-
 // newStickyPlan returns the plan of a profile. Each session must come back within each span. Sessions are as many as no number of hosts
 // divides: where hosts had their turns, a session that comes back in turn would else meet the same one.
 func newStickyPlan(p lab.Profile) stickyPlan {

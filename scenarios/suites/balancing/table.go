@@ -29,12 +29,9 @@ func newTable(s stickyService, hosts []string) *table {
 	if len(hosts) == 0 {
 		return nil
 	}
-	build := balance.Ring(max(s.ring, 1), ringMost)
-	switch {
-	case s.table == maglev:
+	build := balance.Ring(s.leastRing(), ringMost)
+	if s.table == maglev {
 		build = balance.Maglev(maglevSize)
-	case s.ring == 0:
-		build = balance.Ring(ringLeast, ringMost)
 	}
 	weights, index := make([]float64, len(hosts)), make([]int, len(hosts))
 	for i := range hosts {
@@ -42,6 +39,17 @@ func newTable(s stickyService, hosts []string) *table {
 	}
 	return &table{hosts: hosts, pick: build(hosts, weights, index)}
 }
+
+// leastRing is the minimumRingSize of a Service.
+func (s stickyService) leastRing() uint64 {
+	if s.ring == 0 {
+		return ringLeast
+	}
+	return s.ring
+}
+
+// points is how many points of each of so many hosts a Service's ring has. Source: ring_hash_lb.cc.
+func (s stickyService) points(hosts int) int { return (int(s.leastRing()) + hosts - 1) / hosts }
 
 // promised is the share of hashes that changes owner at most when a fifth host joins four, or leaves five: the host's own share, and
 // the error of the table. Zero is no bound.
