@@ -71,7 +71,8 @@ func (run *stickyRun) observe(ctx context.Context, e *env.Env, rec *record.Recor
 	if err := scale(ctx, e, e.Namespace(workload.LoadAgent), workload.LoadAgent, stickyAgents); err != nil {
 		return err
 	}
-	run.policies = drive.Apply(ctx, e, rec, "policies", stickyServices(ns, services), stickyPolicies(ns, services, e.Control), stickyRoutes(ns, services, weightsBefore))
+	run.policies = drive.Apply(ctx, e, rec, "policies",
+		stickyServices(ns, services), stickyPolicies(ns, services, e.Control), stickyRoutes(ns, services, weightsBefore))
 	if run.policies.Err != nil {
 		return run.policies.Err
 	}

@@ -37,7 +37,8 @@ func judgeSticky(run stickyRun) []verdict.Claim {
 			run.judgeMoved(s, "left", "when a host leaves only sessions move whose hash changed owner"))
 	}
 	for _, s := range []stickyService{query, header} {
-		claims = append(claims, run.judgeKept(s, "joined", "when a host joins sessions move to it alone"), run.judgeKept(s, "left", "when a host leaves only its sessions move"))
+		claims = append(claims, run.judgeKept(s, "joined", "when a host joins sessions move to it alone"),
+			run.judgeKept(s, "left", "when a host leaves only its sessions move"))
 	}
 	for _, s := range run.plan.services {
 		if s.weighted {
@@ -115,8 +116,8 @@ func (s stickyService) text() string {
 	return "source address, " + s.table
 }
 
-// finish adds where the samples are, and why a lab without a mesh cannot pass. wrong are the moments of what fails it, which a host that
-// stalled then excuses; nil where no lack of CPU can explain it.
+// finish adds where the samples are, and why a lab without a mesh cannot pass. wrong are the moments of what fails it, which a host
+// that stalled then excuses; nil where no lack of CPU can explain it.
 func (run stickyRun) finish(c verdict.Claim, streams []string, wrong []verdict.Failure) verdict.Claim {
 	c = expect.Excuse(c, run.requests, wrong, run.plan.streams()...)
 	for _, s := range streams {
@@ -197,9 +198,12 @@ func (run stickyRun) tableOf(s stickyService, sp span, at, version string) *tabl
 
 // judgePrescribed has each answer come from the host that the table gives its hash.
 func (run stickyRun) judgePrescribed(s stickyService) verdict.Claim {
-	v := verdict.Strays{ID: "table/" + s.name, Statement: "each answer is of the host that the table gives its hash: " + s.text(), Seen: map[string]int{}, Movable: true, Catch: run.plan.catch.table}
+	v := verdict.Strays{
+		ID: "table/" + s.name, Statement: "each answer is of the host that the table gives its hash: " + s.text(),
+		Seen: map[string]int{}, Movable: true, Catch: run.plan.catch.table,
+	}
 	if !run.meshed {
-		return verdict.Claim{ID: v.ID, Statement: v.Statement, Outcome: verdict.Skip, Observed: "no table", Reason: "there is no mesh in this lab, so no proxy has a table"}
+		return noTable(v.ID, v.Statement)
 	}
 	first := ""
 	var wrong []evidence.Request
@@ -268,7 +272,9 @@ func (run stickyRun) judgeShares(s stickyService) []verdict.Claim {
 
 // judgeDrift has no session leave its host in version v2, whose hosts never change, while weights change around it.
 func (run stickyRun) judgeDrift(s stickyService) verdict.Claim {
-	v := verdict.Sticky{ID: "drift/" + s.name, Statement: "no session drifts within v2 while weights and the hosts of v1 change", Bound: run.plan.catch.moves}
+	v := verdict.Sticky{
+		ID: "drift/" + s.name, Statement: "no session drifts within v2 while weights and the hosts of v1 change", Bound: run.plan.catch.moves,
+	}
 	for _, r := range expect.Of(run.requests, s.names()...) {
 		if r.Class == expect.OK && r.Version == "v2" {
 			v.Visits = append(v.Visits, verdict.Visit{Session: run.session(s, r), Host: r.Pod, At: sentAt(r)})
@@ -306,7 +312,8 @@ func (run stickyRun) judgeTTL(s stickyService) verdict.Claim {
 				shortest = took
 			}
 		case r.SetCookie == "" && time.Duration(r.Sent-last.Done) > s.ttl && cookieOf(r.Cookie, s.cookie) != "":
-			wrong = append(wrong, fmt.Sprintf("session %d still sent its cookie after %s", r.Session, verdict.Seconds(time.Duration(r.Sent-last.Done).Seconds())))
+			after := time.Duration(r.Sent - last.Done)
+			wrong = append(wrong, fmt.Sprintf("session %d still sent its cookie after %s", r.Session, verdict.Seconds(after.Seconds())))
 		}
 	}
 	c.Observed = fmt.Sprintf("%s replaced, none before %s", verdict.Group(c.N), verdict.Seconds(shortest.Seconds()))
@@ -338,7 +345,8 @@ func (run stickyRun) judgeLost() verdict.Claim {
 		}
 	}
 	c := verdict.Lost{
-		ID: "lost", Statement: "nothing lost while a host joins, weights change and a host leaves", N: n, Failures: failures, Events: changes, Bound: run.plan.catch.lost,
+		ID: "lost", Statement: "nothing lost while a host joins, weights change and a host leaves", N: n,
+		Failures: failures, Events: changes, Bound: run.plan.catch.lost,
 	}.Claim()
 	return expect.Excuse(c, run.requests, failures, run.plan.streams()...)
 }

@@ -96,7 +96,9 @@ func newStickyPlan(p lab.Profile) stickyPlan {
 	scale := 1
 	pl := stickyPlan{
 		calm: 12 * time.Second, joined: 9 * time.Second, left: 9 * time.Second,
-		catch: stickyCatch{moves: 0.03, form: 0.05, table: 0.01, cause: 0.05, slack: 0.25, spread: 0.1, equal: 0.13, maglev: 0.3, share: 0.15, lost: 0.001},
+		catch: stickyCatch{
+			moves: 0.03, form: 0.05, table: 0.01, cause: 0.05, slack: 0.25, spread: 0.1, equal: 0.13, maglev: 0.3, share: 0.15, lost: 0.001,
+		},
 	}
 	switch p {
 	case lab.Nightly:
@@ -105,7 +107,9 @@ func newStickyPlan(p lab.Profile) stickyPlan {
 		scale = 60
 	}
 	if scale > 1 {
-		pl.catch = stickyCatch{moves: 0.006, form: 0.01, table: 0.002, cause: 0.01, slack: 0.08, spread: 0.05, equal: 0.1, maglev: 0.13, share: 0.07, lost: 0.0002}
+		pl.catch = stickyCatch{
+			moves: 0.006, form: 0.01, table: 0.002, cause: 0.01, slack: 0.08, spread: 0.05, equal: 0.1, maglev: 0.13, share: 0.07, lost: 0.0002,
+		}
 	}
 	pl.calm, pl.joined, pl.left = pl.calm*time.Duration(scale), pl.joined*time.Duration(scale), pl.left*time.Duration(scale)
 	n := func(quick int) int { return quick * min(scale, 5) }

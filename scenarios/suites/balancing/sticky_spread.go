@@ -34,7 +34,9 @@ func pods(rs []evidence.Request) map[string]int {
 
 // noTable is a claim about tables where no proxy has one.
 func noTable(id, statement string) verdict.Claim {
-	return verdict.Claim{ID: id, Statement: statement, Outcome: verdict.Skip, Observed: "no table", Reason: "there is no mesh in this lab, so no proxy has a table"}
+	return verdict.Claim{
+		ID: id, Statement: statement, Outcome: verdict.Skip, Observed: "no table", Reason: "there is no mesh in this lab, so no proxy has a table",
+	}
 }
 
 // judgeSpread has the cookies that were given out in the calm fall on hosts as the ring's shares say. Each cookie counts once.
@@ -70,7 +72,8 @@ func (run stickyRun) judgeEven(s stickyService) verdict.Claim {
 func (run stickyRun) judgeEqual(s stickyService) verdict.Claim {
 	drawn := run.drawn(s)
 	v := verdict.Spread{
-		ID: "even/" + s.name, Statement: "sessions spread evenly over hosts, as Maglev promises", Catch: run.plan.catch.maglev, Want: map[string]float64{}, Count: pods(drawn),
+		ID: "even/" + s.name, Statement: "sessions spread evenly over hosts, as Maglev promises", Catch: run.plan.catch.maglev,
+		Want: map[string]float64{}, Count: pods(drawn),
 	}
 	if len(run.spans) > 0 {
 		for _, pod := range run.spans[0].hosts.pods {

@@ -54,8 +54,8 @@ func (s stickyService) points(hosts int) int { return (int(s.leastRing()) + host
 // promised is the share of hashes that changes owner at most when a fifth host joins four, or leaves five: the host's own share, and
 // the error of the table. Zero is no bound.
 //
-// Maglev moves 0.1 % beside, and at most 1 % in 60 sets of addresses; of a ring that is made anew with other numbers of points 30 % in
-// all, with a standard deviation of 1.9, five of which are allowed. On the exact ring a host may own nearly anything.
+// Maglev moves 0.1 % beside, and at most 1 % in 60 sets of addresses; a ring that is made anew with other numbers of points moves 30 %
+// in all, with a standard deviation of 1.9, five of which are allowed. On the exact ring a host may own nearly anything.
 func (s stickyService) promised() float64 {
 	switch {
 	case s.table == maglev:
