@@ -306,9 +306,9 @@ func TestParseClusters(t *testing.T) {
 }
 
 // sessionsOr is how many sessions a stream has, n for one that has none.
-func (s stickyStream) sessionsOr(n int) int {
-	if s.sessions > 0 {
-		return s.sessions
+func (st stickyStream) sessionsOr(n int) int {
+	if st.sessions > 0 {
+		return st.sessions
 	}
 	return n
 }
