@@ -378,6 +378,9 @@ func TestStickyBrokenOff(t *testing.T) {
 					t.Errorf("%s is %s, not %s: %s; %s", id, got[id].Outcome, want, got[id].Observed, got[id].Reason)
 				}
 			}
+			if r := got["live/joined"]; r.Outcome == verdict.Fail && !strings.Contains(r.Reason, "gateway does not know them") {
+				t.Errorf("%s: %s", r.Observed, r.Reason)
+			}
 			for id, c2 := range got {
 				if (c2.Outcome == verdict.Fail) != slices.Contains(c.fail, id) {
 					t.Errorf("%s is %s: %s; %s", id, c2.Outcome, c2.Observed, c2.Reason)

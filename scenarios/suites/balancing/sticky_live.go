@@ -3,6 +3,7 @@ package balancing
 import (
 	"errors"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/meshproof/meshproof/reports/verdict"
@@ -77,6 +78,8 @@ func (run stickyRun) judgeArrival(name, statement string) verdict.Claim {
 	}
 	v.Applied, v.Proxies = a.hosts.ready, a.hosts.acks()
 	c := v.Claim()
+	knows := strings.NewReplacer("acked by", "known to", "has not acked", "does not know them", "acked after", "knew them after")
+	c.Observed, c.Reason = knows.Replace(c.Observed), knows.Replace(c.Reason)
 	c.Statistic = "hosts of each proxy's /clusters against the Ready pods, times from when these were seen"
 	if a.err != nil {
 		c.Reason += "\nlikely  " + a.err.Error()
