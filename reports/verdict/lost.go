@@ -143,6 +143,7 @@ type Strays struct {
 	Seen      map[string]int // what strayed, by where it went
 	Movable   bool           // starvation could explain it: a session moves when its host seems dead
 	Alpha     float64        // 0 means DefaultAlpha; for the bound that a pass states
+	Catch     float64        // the smallest share of strays that must show; 0 asks for no more than one request
 }
 
 // Claim judges: one stray is a fail.
@@ -167,6 +168,8 @@ func (s Strays) Claim() Claim {
 		c.Outcome, c.Bound, c.Reason = Fail, "none", strings.Join(lines, "\n")
 	case s.N == 0:
 		c.Outcome, c.Reason = Inconclusive, "no requests were looked at"
+	case s.N < enough(s.Catch):
+		c.Outcome, c.Reason = Inconclusive, fmt.Sprintf("%s were looked at; %s are needed to show a share of %s", Group(s.N), Group(enough(s.Catch)), percent(s.Catch, 1))
 	default:
 		c.Outcome, c.Bound = Pass, "strays below "+lossBound(alpha, s.N)
 	}

@@ -37,31 +37,18 @@ func (s Sticky) Claim() Claim {
 	if bound == 0 {
 		bound = stickyBound
 	}
-	by := map[string][]Visit{}
-	for _, v := range s.Visits {
-		by[v.Session] = append(by[v.Session], v)
-	}
 	var moved []string
-	again := 0
-	for _, id := range sortedKeys(by) {
-		visits := by[id]
-		slices.SortStableFunc(visits, func(a, b Visit) int { return a.At.Compare(b.At) })
-		went := false
-		for i := 1; i < len(visits); i++ {
-			a, b := visits[i-1], visits[i]
-			if a.Span != b.Span {
-				continue
-			}
-			again++
-			if a.Host != b.Host && !went {
-				went = true
-				moved = append(moved, fmt.Sprintf("%s went from %s to %s at %s", id, a.Host, b.Host, clock(b.At)))
-			}
+	again, last := 0, ""
+	s.returns(func(a, b Visit) {
+		again++
+		if a.Host != b.Host && last != b.Session { // they come session by session
+			last = b.Session
+			moved = append(moved, fmt.Sprintf("%s went from %s to %s at %s", b.Session, a.Host, b.Host, clock(b.At)))
 		}
-	}
+	})
 	c := Claim{
 		ID: s.ID, Statement: s.Statement, N: len(s.Visits), Statistic: "distinct hosts a session; exact: one session on two hosts is a fail",
-		Observed:   fmt.Sprintf("%s of %s sessions moved, %s visits", Group(len(moved)), Group(len(by)), Group(len(s.Visits))),
+		Observed:   fmt.Sprintf("%s of %s sessions moved, %s visits", Group(len(moved)), Group(s.sessions()), Group(len(s.Visits))),
 		Bound:      "none",
 		Confounder: "a host that left or joined meanwhile, a client that dropped its cookie, an app that names itself wrongly",
 	}
@@ -81,6 +68,52 @@ func (s Sticky) Claim() Claim {
 		c.Outcome, c.Bound = Pass, "moves below "+lossBound(alpha, again)+" of visits"
 	}
 	return c
+}
+
+// returns calls f with each visit that a session came back with, and the one before it in the same span, session by session.
+func (s Sticky) returns(f func(a, b Visit)) {
+	by := map[string][]Visit{}
+	for _, v := range s.Visits {
+		by[v.Session] = append(by[v.Session], v)
+	}
+	for _, id := range sortedKeys(by) {
+		visits := by[id]
+		slices.SortStableFunc(visits, func(a, b Visit) int { return a.At.Compare(b.At) })
+		for i := 1; i < len(visits); i++ {
+			if visits[i-1].Span == visits[i].Span {
+				f(visits[i-1], visits[i])
+			}
+		}
+	}
+}
+
+func (s Sticky) sessions() int {
+	seen := map[string]bool{}
+	for _, v := range s.Visits {
+		seen[v.Session] = true
+	}
+	return len(seen)
+}
+
+// Wrong are the moments at which sessions were found on another host, in their order.
+func (s Sticky) Wrong() []Failure {
+	var at []time.Time
+	s.returns(func(a, b Visit) {
+		if a.Host != b.Host {
+			at = append(at, b.At)
+		}
+	})
+	return moments(at)
+}
+
+// moments are times in their order.
+func moments(at []time.Time) []Failure {
+	slices.SortFunc(at, time.Time.Compare)
+	var out []Failure
+	for _, t := range at {
+		out = append(out, Failure{Time: t})
+	}
+	return out
 }
 
 // Spread claims that draws fall on hosts as shares say, each host's count being binomial.
@@ -152,9 +185,17 @@ func (s Spread) Claim() Claim {
 // Owner is where one session was before and after the hosts changed, and where the table of hashes puts it.
 type Owner struct {
 	Session                 string
-	Before, After           string // who answered; "" if nobody was seen
-	OwnedBefore, OwnedAfter string // who should have; "" if that is not known
+	Before, After           string    // who answered; "" if nobody was seen
+	OwnedBefore, OwnedAfter string    // who should have; "" if that is not known
+	At                      time.Time // when it was seen after
 }
+
+func (o Owner) seen() bool { return o.Before != "" && o.After != "" }
+
+func (o Owner) went() bool { return o.Before != o.After }
+
+// follows says whether a session went where the table puts it: that it moved if its hash changed owner, and else did not.
+func (o Owner) follows() bool { return o.went() == (o.OwnedBefore != o.OwnedAfter) }
 
 // Moved claims that when hosts change, a session moves only if what it hashes to changed owner.
 type Moved struct {
@@ -162,6 +203,8 @@ type Moved struct {
 	Statement string
 	Owners    []Owner
 	Share     float64 // of all hashes that changed owner
+	Most      float64 // of Share that the kind of table promises, whatever this one says; 0 for no bound
+	Catch     float64 // the smallest share of sessions moved without cause that must show; 0 asks for no more than one session
 	// Slack is the share of sessions that may move beside those whose owner changed; 0 for exact tables.
 	Slack float64
 	Alpha float64 // 0 means DefaultAlpha
@@ -177,11 +220,11 @@ func (m Moved) Claim() Claim {
 	n, moved, due := 0, 0, 0
 	var strayed, stuck []string
 	for _, o := range m.Owners {
-		if o.Before == "" || o.After == "" {
+		if !o.seen() {
 			continue
 		}
 		n++
-		went, owned := o.Before != o.After, o.OwnedBefore != o.OwnedAfter
+		went, owned := o.went(), o.OwnedBefore != o.OwnedAfter
 		if went {
 			moved++
 		}
@@ -206,6 +249,9 @@ func (m Moved) Claim() Claim {
 	}
 	low, high := binomial{n, min(max(m.Share, 0), 1)}.region(alpha)
 	c.Bound = fmt.Sprintf("%s of hashes changed owner: %s to %s sessions, only theirs", percent(m.Share, 1), Group(low), Group(high))
+	if m.Most > 0 {
+		c.Bound += fmt.Sprintf("; such tables promise %s at most", percent(m.Most, 1))
+	}
 	want := 100 * m.Share
 	c.Interval = &Interval{Unit: "%", Observed: 100 * ratio(moved, n), Want: &want, Low: 100 * ratio(low, n), High: 100 * ratio(high, n)}
 	allowed := int(m.Slack * float64(n))
@@ -216,8 +262,26 @@ func (m Moved) Claim() Claim {
 		c.Outcome, c.Reason = Fail, fmt.Sprintf("%s did not follow their hash, %s allowed; %s", Group(len(stuck)), Group(allowed), stuck[0])
 	case moved > high+allowed || due < low:
 		c.Outcome, c.Reason = Fail, fmt.Sprintf("%s sessions moved and %s should have, outside %s to %s", Group(moved), Group(due), Group(low), Group(high))
+	case m.Most > 0 && m.Share > m.Most:
+		c.Outcome, c.Reason = Fail, fmt.Sprintf("%s of hashes changed owner, where such a table promises %s at most", percent(m.Share, 1), percent(m.Most, 1))
+	case n < enough(m.Catch):
+		c.Outcome, c.Reason = Inconclusive, fmt.Sprintf("%s sessions were seen before and after; %s are needed", Group(n), Group(enough(m.Catch)))
 	default:
 		c.Outcome = Pass
 	}
 	return c
 }
+
+// Wrong are the moments at which sessions were found where the table does not put them, in their order.
+func (m Moved) Wrong() []Failure {
+	var at []time.Time
+	for _, o := range m.Owners {
+		if o.seen() && !o.follows() {
+			at = append(at, o.At)
+		}
+	}
+	return moments(at)
+}
+
+// enough is how many samples an exact claim needs so that strays show whose share is catch; one where no catch is named.
+func enough(catch float64) int { return Share{Catch: catch}.Required() }

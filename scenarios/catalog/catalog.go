@@ -109,7 +109,7 @@ func All() []Scenario {
 				"every session stays on one host, by cookie, header, query parameter and source address, by ring hash and Maglev",
 				"who has no cookie gets one of exactly the right form, and nobody else does; without a ttl's time it lives as long as the browser",
 				"sessions spread over hosts as the table divides hashes",
-				"when a host joins or leaves only the sessions move whose hash changed owner",
+				"when a host joins or leaves only the sessions move whose hash changed owner; on a ring of equal points, only its own",
 				"with weights, a session has one host in each version, and the weights hold",
 				"no request is lost",
 			},

@@ -25,6 +25,7 @@ type Change struct {
 	Applied time.Time          // when the first object was sent to the API server
 	Acked   time.Time          // when the last proxy acknowledged; Applied when there is no control plane
 	Acks    []verdict.ProxyAck // one a proxy, of the slowest object; none without a control plane
+	Taken   bool               // the API server took every object; what it did not, no proxy can have obeyed
 	Err     error              // why it is not live everywhere, or nil
 }
 
@@ -47,6 +48,7 @@ func Apply(ctx context.Context, e *env.Env, rec *record.Recorder, name string, m
 			}
 		}
 	}
+	c.Taken = true
 	rec.Event(c.Applied, "apply", name, map[string]string{"objects": strings.Join(texts, ", ")})
 	for _, o := range objects {
 		push, err := awaitLive(ctx, e, o)

@@ -4,6 +4,7 @@ import (
 	"os"
 	"testing"
 
+	"github.com/meshproof/meshproof/scenarios/suites/balancing"
 	"github.com/meshproof/meshproof/scenarios/suites/specs"
 )
 
@@ -14,13 +15,13 @@ func TestMain(m *testing.M) { specs.Main(m) }
 func TestBalancing(t *testing.T) {
 	specs.Run(t, "balancing", os.Getenv, specs.Control{
 		Name: "fails without a mesh", Mesh: "none", Reasons: map[string]specs.Reason{
-			"sticky":  {Claim: "sticky/", Says: "no mesh in this lab", Holds: []string{"lost"}},
-			"outlier": {Claim: "ejected/", Says: "no mesh in this lab", Holds: []string{"proof/answers-503", "lost"}},
+			"sticky":  {Fails: balancing.StickyNoMesh, Holds: []string{"lost"}},
+			"outlier": {Claim: "ejected/", Says: "never took the host out", Fails: balancing.OutlierNoMesh, Holds: []string{"proof/answers-503", "lost"}},
 		},
 	}, specs.Control{
 		Name: "fails without the policies", LeftOut: true, Reasons: map[string]specs.Reason{
-			"sticky":  {Claim: "sticky/", Says: "went from", Holds: []string{"lost", "live/weights"}},
-			"outlier": {Claim: "ejected/", Says: "never took the host out", Holds: []string{"proof/answers-503", "lost"}},
+			"sticky":  {Fails: balancing.StickyLeftOut, Holds: balancing.StickyHolds},
+			"outlier": {Fails: balancing.OutlierLeftOut, Holds: []string{"proof/answers-503", "lost"}},
 		},
 	})
 }

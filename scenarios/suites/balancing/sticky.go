@@ -2,6 +2,7 @@ package balancing
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -28,14 +29,23 @@ type span struct {
 	hosts  settled
 }
 
+// arrival is how a set of hosts came to be known.
+type arrival struct {
+	name  string // of the span that it begins
+	hosts settled
+	err   error // why it is not known everywhere, or nil
+}
+
 // stickyRun is all that the scenario observed.
 type stickyRun struct {
 	plan        stickyPlan
 	namespace   string
+	policies    drive.Change
+	arrivals    []arrival
 	spans       []span
 	weights     drive.Change // of the one Service, within the span after the join
 	shared      [2]expect.Window
-	agentIP     string
+	addresses   map[string]string // that streams come from, where a proxy hashes by it
 	requests    []evidence.Request
 	events      []evidence.Event
 	meshed      bool
@@ -44,110 +54,145 @@ type stickyRun struct {
 }
 
 // Sticky sends sessions of thousands of virtual users at Services that hash by cookie, header, query parameter and source address,
-// while a host joins, weights change and a host leaves, and judges who answered whom.
+// while a host joins, weights change and a host leaves, and judges who answered whom. What was seen before an error is judged, too.
 func Sticky(ctx context.Context, e *env.Env, rec *record.Recorder) ([]verdict.Claim, error) {
-	run, err := runSticky(ctx, e, rec)
-	if err != nil {
-		return nil, err
+	run := &stickyRun{
+		plan: newStickyPlan(e.Spec.Profile), namespace: e.Namespace("hello"), meshed: e.Mesh.Driver() != "none", addresses: map[string]string{},
+		seen: drive.Seen{Host: record.Host{CPUStall: -1, Steal: -1}}, calibration: record.Host{CPUStall: -1, Steal: -1},
 	}
-	return judgeSticky(run), nil
+	err := run.observe(ctx, e, rec)
+	run.requests, run.events = rec.Requests(), rec.Events()
+	return judgeSticky(*run), err
 }
 
-func runSticky(ctx context.Context, e *env.Env, rec *record.Recorder) (stickyRun, error) {
-	ns := e.Namespace("hello")
-	run := stickyRun{plan: newStickyPlan(e.Spec.Profile), namespace: ns, meshed: e.Mesh.Driver() != "none"}
+func (run *stickyRun) observe(ctx context.Context, e *env.Env, rec *record.Recorder) error {
+	ns, services := run.namespace, run.plan.services
 	rec.Step("policies")
-	services := run.plan.services
-	c := drive.Apply(ctx, e, rec, "policies", stickyServices(ns, services), stickyPolicies(ns, services, e.Control), stickyRoutes(ns, services, weightsBefore))
-	if c.Err != nil {
-		return run, c.Err
+	if err := scale(ctx, e, e.Namespace(workload.LoadAgent), workload.LoadAgent, stickyAgents); err != nil {
+		return err
 	}
-	proxies, err := findProxies(ctx, e)
+	run.policies = drive.Apply(ctx, e, rec, "policies",
+		stickyServices(ns, services), stickyPolicies(ns, services, e.Control), stickyRoutes(ns, services, weightsBefore))
+	if run.policies.Err != nil {
+		return run.policies.Err
+	}
+	clients, err := agents(ctx, e, stickyAgents)
 	if err != nil {
-		return run, err
+		return err
 	}
-	for _, p := range proxies {
-		if p.name == atAgent {
-			run.agentIP = p.ip
+	var proxies []proxy
+	if run.meshed {
+		gateway, err := only(ctx, e, atGateway, env.MeshNamespace, "istio=ingressgateway")
+		if err != nil {
+			return err
 		}
+		proxies = append(clients[:len(clients):len(clients)], gateway)
 	}
-	names := serviceNames(services)
-	first, err := settle(ctx, e, ns, proxies, names, 4)
+	first, err := run.arrive(ctx, e, "calm", proxies, podsBefore)
 	if err != nil {
-		return run, err
+		return err
 	}
-	targets, err := run.targets(ctx, e)
+	targets, err := run.targets(ctx, e, clients)
 	if err != nil {
-		return run, err
+		return err
 	}
 	if err := drive.Reachable(ctx, e, targets); err != nil {
-		return run, err
+		return err
 	}
-	var moving string // the pod that will leave
-	run.seen, err = drive.Run(ctx, e, rec, drive.Plan{
+	gone := map[string]bool{} // pods that left, or were to
+	seen, err := drive.Run(ctx, e, rec, drive.Plan{
 		Targets: targets, Length: run.plan.length(), Watch: e.Namespaces(),
-		Except: func(pod string) bool { return pod == ns+"/"+moving },
-		Timeline: func(ctx context.Context) (err error) {
-			moving, err = run.timeline(ctx, e, rec, proxies, first)
-			return err
-		},
+		Except:   func(pod string) bool { return gone[pod] },
+		Timeline: func(ctx context.Context) error { return run.timeline(ctx, e, rec, proxies, first, gone) },
 	})
-	run.requests, run.events = rec.Requests(), rec.Events()
-	return run, err
+	if err == nil {
+		run.seen = seen
+	}
+	return err
 }
 
-func serviceNames(services []stickyService) []string {
-	var out []string
-	for _, s := range services {
-		out = append(out, s.name)
+// parts are the clusters that load goes to.
+func (run *stickyRun) parts() []part {
+	var out []part
+	for _, s := range run.plan.services {
+		out = append(out, part{service: s.name})
+		if s.weighted {
+			out = append(out, part{s.name, "v1"}, part{s.name, "v2"})
+		}
 	}
 	return out
 }
 
-// timeline watches sessions while nothing changes, lets a host join, shifts the weights, and lets another host leave. It returns the
-// name of the pod that left.
-func (run *stickyRun) timeline(ctx context.Context, e *env.Env, rec *record.Recorder, proxies []proxy, first settled) (string, error) {
-	names := serviceNames(run.plan.services)
+// arrive waits until every proxy knows the hosts that there are to be, and notes how that went.
+func (run *stickyRun) arrive(ctx context.Context, e *env.Env, name string, proxies []proxy, pods int) (settled, error) {
+	hosts, err := settleParts(ctx, e, run.namespace, proxies, run.parts(), pods)
+	run.arrivals = append(run.arrivals, arrival{name: name, hosts: hosts, err: err})
+	return hosts, err
+}
+
+// unsettled ends a timeline whose hosts were not known in time: the claim of their arrival says so, and what came before is judged.
+func unsettled(rec *record.Recorder, name string, err error) error {
+	var timeout *expect.TimeoutError
+	if !errors.As(err, &timeout) {
+		return err
+	}
+	rec.Event(time.Now(), "note", "not known everywhere: "+name, map[string]string{"why": err.Error()})
+	return nil
+}
+
+// timeline watches sessions while nothing changes, lets a host join, shifts the weights, and lets another host leave. It adds to gone
+// the pods that left.
+func (run *stickyRun) timeline(ctx context.Context, e *env.Env, rec *record.Recorder, proxies []proxy, first settled, gone map[string]bool) error {
 	rec.Step("calm")
 	from := time.Now()
 	run.calibration = drive.Calibrate(ctx, 2500*time.Millisecond)
 	if err := run.watch(ctx, rec, "calm", from, first, time.Until(from.Add(run.plan.calm))); err != nil {
-		return "", err
+		return err
 	}
 	run.shared[0] = run.spans[0].window
 
 	rec.Step("a host joins")
 	rec.Event(time.Now(), "apply", "join", map[string]string{"object": "Deployment hello-v1, 3 replicas"})
 	if err := scale(ctx, e, run.namespace, "hello-v1", 3); err != nil {
-		return "", err
+		return err
 	}
-	joined, err := settle(ctx, e, run.namespace, proxies, names, 5)
+	joined, err := run.arrive(ctx, e, "joined", proxies, podsAfter)
 	if err != nil {
-		return "", fmt.Errorf("a host joins: %w", err)
+		return unsettled(rec, "joined", err)
 	}
 	rec.Event(joined.at, "ack", "joined", map[string]string{"hosts": podSet(joined.pods)})
 	from = time.Now()
 	run.weights = drive.Apply(ctx, e, rec, fmt.Sprintf("weights %d/%d", weightsAfter[0], weightsAfter[1]), stickyRoutes(run.namespace, run.weighted(), weightsAfter))
-	if err := run.watch(ctx, rec, "joined", from, joined, time.Until(from.Add(run.plan.joined))); err != nil {
-		return "", err
+	run.shared[1].From = run.weights.Acked
+	if run.weights.Err != nil {
+		run.shared[1].From = time.Now()
 	}
-	run.shared[1] = expect.Window{From: run.weights.Acked, To: run.spans[1].window.To}
+	if err := run.watch(ctx, rec, "joined", from, joined, time.Until(from.Add(run.plan.joined))); err != nil {
+		return err
+	}
+	run.shared[1].To = run.spans[1].window.To
 
 	rec.Step("a host leaves")
 	leaving := leaver(first, joined)
 	if err := cheapen(ctx, e, run.namespace, leaving); err != nil {
-		return "", err
+		return err
 	}
+	gone[run.namespace+"/"+leaving] = true
 	rec.Event(time.Now(), "apply", "leave", map[string]string{"object": "Deployment hello-v1, 2 replicas", "pod": leaving})
 	if err := scale(ctx, e, run.namespace, "hello-v1", 2); err != nil {
-		return leaving, err
+		return err
 	}
-	left, err := settle(ctx, e, run.namespace, proxies, names, 4)
+	left, err := run.arrive(ctx, e, "left", proxies, podsBefore)
+	for addr, pod := range joined.pods {
+		if _, there := left.pods[addr]; !there {
+			gone[run.namespace+"/"+pod] = true
+		}
+	}
 	if err != nil {
-		return leaving, fmt.Errorf("a host leaves: %w", err)
+		return unsettled(rec, "left", err)
 	}
 	rec.Event(left.at, "ack", "left", map[string]string{"hosts": podSet(left.pods)})
-	return leaving, run.watch(ctx, rec, "left", time.Now(), left, run.plan.left)
+	return run.watch(ctx, rec, "left", time.Now(), left, run.plan.left)
 }
 
 // watch lets load run for a while and notes the span, up to when its answers are there.
@@ -190,23 +235,38 @@ func scale(ctx context.Context, e *env.Env, namespace, name string, replicas int
 	return nil
 }
 
-// cheapen makes a pod the one that goes when its Deployment shrinks.
+// deletionCost is the annotation by which a ReplicaSet chooses who goes: the cheapest.
+const deletionCost = "controller.kubernetes.io/pod-deletion-cost"
+
+// cheapen makes a pod the one that goes when its Deployment shrinks, and waits until that is in the cache of the API server, which is
+// what controllers watch. Who goes in the end is for the caller to see: a controller may lag behind it.
 func cheapen(ctx context.Context, e *env.Env, namespace, pod string) error {
-	patch := []byte(`{"metadata":{"annotations":{"controller.kubernetes.io/pod-deletion-cost":"-100"}}}`)
-	if _, err := e.Client.Typed.CoreV1().Pods(namespace).Patch(ctx, pod, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
+	pods := e.Client.Typed.CoreV1().Pods(namespace)
+	patch := fmt.Appendf(nil, `{"metadata":{"annotations":{%q:"-100"}}}`, deletionCost)
+	if _, err := pods.Patch(ctx, pod, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
+		return fmt.Errorf("annotate pod %s/%s: %w", namespace, pod, err)
+	}
+	_, err := expect.Converge(ctx, expect.Budget{Within: 5 * time.Second, Every: 20 * time.Millisecond}, func(ctx context.Context) (string, error) {
+		p, err := pods.Get(ctx, pod, metav1.GetOptions{ResourceVersion: "0"})
+		if err == nil && p.Annotations[deletionCost] == "" {
+			err = errors.New("it is not annotated yet")
+		}
+		return pod, err
+	})
+	if err != nil {
 		return fmt.Errorf("annotate pod %s/%s: %w", namespace, pod, err)
 	}
 	return nil
 }
 
 // targets are the streams of load. Without a gateway the runner's requests go to NodePorts of the Services.
-func (run *stickyRun) targets(ctx context.Context, e *env.Env) ([]drive.Target, error) {
-	agent, err := e.PodAddress(ctx, e.Namespace(workload.LoadAgent), "app=loadagent", 8090)
-	if err != nil {
-		return nil, err
-	}
+func (run *stickyRun) targets(ctx context.Context, e *env.Env, clients []proxy) ([]drive.Target, error) {
 	var out []drive.Target
 	for _, s := range run.plan.services {
+		path := s.path
+		if path == "" {
+			path = "/"
+		}
 		for _, st := range s.streams {
 			t := drive.Target{Source: st.source, Rate: st.rate, Profile: loadgen.Profile{
 				Name: st.name, ExpectApp: "hello", Sessions: st.sessions, Steps: drive.Warm(st.rate, run.plan.length()+stickyHeadroom),
@@ -219,15 +279,19 @@ func (run *stickyRun) targets(ctx context.Context, e *env.Env) ([]drive.Target, 
 			}
 			switch {
 			case st.source == drive.Agent:
-				t.Agent, t.Profile.URL = "http://"+agent, "http://"+s.name+"."+run.namespace+":8080/"
+				client := clients[st.agent]
+				t.Agent, t.Profile.URL = "http://"+client.ip+":8090", "http://"+s.name+"."+run.namespace+":8080"+path
+				if run.meshed {
+					run.addresses[st.name] = client.ip
+				}
 			case e.Mesh.Ingress() != "":
-				t.Via, t.Profile.URL, t.Profile.Host = "istio-ingressgateway", "http://"+e.Mesh.Ingress()+"/", s.name+"."+stickyDomain
+				t.Via, t.Profile.URL, t.Profile.Host = "istio-ingressgateway", "http://"+e.Mesh.Ingress()+path, s.name+"."+stickyDomain
 			default:
 				addr, err := e.NodePort(ctx, run.namespace, s.name, 8080)
 				if err != nil {
 					return nil, err
 				}
-				t.Profile.URL, t.Profile.Host = "http://"+addr+"/", s.name+"."+stickyDomain
+				t.Profile.URL, t.Profile.Host = "http://"+addr+path, s.name+"."+stickyDomain
 			}
 			out = append(out, t)
 		}
@@ -240,7 +304,7 @@ func (st stickyStream) at() string {
 	if st.source == drive.Runner {
 		return atGateway
 	}
-	return atAgent
+	return agentAt(st.agent)
 }
 
 // cookieOf finds a cookie's value in a Cookie header, without its quotes.
@@ -252,3 +316,5 @@ func cookieOf(header, name string) string {
 	}
 	return ""
 }
+
+func sentAt(r evidence.Request) time.Time { return time.Unix(0, r.Sent) }

@@ -92,6 +92,9 @@ func stickyPolicies(namespace string, services []stickyService, control bool) []
 			case bySource:
 				b.WriteString("        useSourceIp: true\n")
 			}
+			if s.ring > 0 {
+				fmt.Fprintf(&b, "        ringHash: {minimumRingSize: %d}\n", s.ring)
+			}
 			if s.table == maglev {
 				fmt.Fprintf(&b, "        maglev: {tableSize: %d}\n", maglevSize)
 			}

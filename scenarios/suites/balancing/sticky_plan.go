@@ -3,6 +3,7 @@
 package balancing
 
 import (
+	"slices"
 	"time"
 
 	"github.com/meshproof/meshproof/scenarios/drive"
@@ -31,7 +32,8 @@ type stickyService struct {
 	// cookie is the name, ttl how long it lives: 0 for a session; path may be empty.
 	cookie, path string
 	ttl          time.Duration
-	weighted     bool // over versions v1 and v2
+	ring         uint64 // minimumRingSize; 0 is Envoy's own
+	weighted     bool   // over versions v1 and v2
 	streams      []stickyStream
 }
 
@@ -39,6 +41,7 @@ type stickyService struct {
 type stickyStream struct {
 	name     string
 	source   string // drive.Runner enters by the gateway
+	agent    int    // which of the agents, from 0
 	rate     float64
 	sessions int // 0: the client itself is the session
 }
@@ -51,9 +54,22 @@ const (
 
 // stickyPlan is the load and the times of the scenario.
 type stickyPlan struct {
-	services                []stickyService
-	calm, joined, left      time.Duration // how long requests are watched between changes
-	spreadCatch, shareCatch float64
+	services           []stickyService
+	calm, joined, left time.Duration // how long requests are watched between changes
+	catch              stickyCatch
+}
+
+// stickyCatch are the smallest deviations that must show, as shares.
+type stickyCatch struct {
+	moves         float64 // of visits that meet another host
+	form          float64 // of cookies of another form, and of those replaced at another time
+	table         float64 // of answers that are not the table's
+	cause         float64 // of sessions that move without cause
+	slack         float64 // of sessions that move without cause beyond what Maglev promises
+	spread, equal float64 // of a host's sessions, from its share of the ring and from the same for each
+	maglev        float64 // of a host's sessions under Maglev, from the same for each
+	share         float64 // of a version
+	lost          float64 // of requests
 }
 
 const (
@@ -63,16 +79,37 @@ const (
 	stickyHeadroom = 60 * time.Second
 )
 
+// stickyAgents is how many addresses inside the mesh load comes from.
+const stickyAgents = 3
+
+// The pods of hello, before and after one joins, and the ring on which each has the same number of points either way: a ring has
+// ceil(minimumRingSize / hosts) points of each host. On it a host that joins or leaves moves its own sessions alone.
+const (
+	podsBefore = 4
+	podsAfter  = 5
+	exactRing  = podsBefore * podsBefore
+)
+
 // newStickyPlan returns the plan of a profile. Each session must come back within each span. Sessions are as many as no number of hosts
 // divides: where hosts had their turns, a session that comes back in turn would else meet the same one.
 func newStickyPlan(p lab.Profile) stickyPlan {
 	scale := 1
-	pl := stickyPlan{calm: 12 * time.Second, joined: 9 * time.Second, left: 9 * time.Second, spreadCatch: 0.1, shareCatch: 0.15}
+	pl := stickyPlan{
+		calm: 12 * time.Second, joined: 9 * time.Second, left: 9 * time.Second,
+		catch: stickyCatch{
+			moves: 0.03, form: 0.05, table: 0.01, cause: 0.05, slack: 0.25, spread: 0.1, equal: 0.13, maglev: 0.3, share: 0.15, lost: 0.001,
+		},
+	}
 	switch p {
 	case lab.Nightly:
 		scale = 5
 	case lab.Soak:
 		scale = 60
+	}
+	if scale > 1 {
+		pl.catch = stickyCatch{
+			moves: 0.006, form: 0.01, table: 0.002, cause: 0.01, slack: 0.08, spread: 0.05, equal: 0.1, maglev: 0.13, share: 0.07, lost: 0.0002,
+		}
 	}
 	pl.calm, pl.joined, pl.left = pl.calm*time.Duration(scale), pl.joined*time.Duration(scale), pl.left*time.Duration(scale)
 	n := func(quick int) int { return quick * min(scale, 5) }
@@ -82,12 +119,18 @@ func newStickyPlan(p lab.Profile) stickyPlan {
 			{name: "sticky-cookie-mesh", source: drive.Agent, rate: 130, sessions: n(1009)},
 		}},
 		{name: "by-header", by: byHeader, table: maglev, streams: []stickyStream{{name: "sticky-header-mesh", source: drive.Agent, rate: 45, sessions: n(199)}}},
-		{name: "by-query", by: byQuery, table: ringHash, streams: []stickyStream{{name: "sticky-query-gateway", source: drive.Runner, rate: 45, sessions: n(199)}}},
-		{name: "by-source", by: bySource, table: ringHash, streams: []stickyStream{{name: "sticky-source-mesh", source: drive.Agent, rate: 30}}},
-		{name: "by-session", by: byCookie, table: maglev, cookie: "id", path: "/", streams: []stickyStream{
-			{name: "sticky-session-gateway", source: drive.Runner, rate: 30, sessions: n(101)},
+		{name: "by-query", by: byQuery, table: ringHash, ring: exactRing, streams: []stickyStream{
+			{name: "sticky-query-gateway", source: drive.Runner, rate: 70, sessions: n(307)},
 		}},
-		{name: "by-short", by: byCookie, table: ringHash, cookie: "short", ttl: shortTTL, streams: []stickyStream{
+		{name: "by-source", by: bySource, table: ringHash, streams: []stickyStream{
+			{name: "sticky-source-mesh", source: drive.Agent, rate: 10},
+			{name: "sticky-source-mesh-2", source: drive.Agent, agent: 1, rate: 10},
+			{name: "sticky-source-mesh-3", source: drive.Agent, agent: 2, rate: 10},
+		}},
+		{name: "by-session", by: byCookie, table: maglev, cookie: "id", path: "/", streams: []stickyStream{
+			{name: "sticky-session-gateway", source: drive.Runner, rate: 40, sessions: n(151)},
+		}},
+		{name: "by-short", by: byCookie, table: ringHash, cookie: "short", path: "/short", ttl: shortTTL, streams: []stickyStream{
 			{name: "sticky-short-gateway", source: drive.Runner, rate: 30, sessions: 61},
 		}},
 		{name: "by-weight", by: byCookie, table: ringHash, cookie: "user", ttl: longTTL, weighted: true, streams: []stickyStream{
@@ -98,6 +141,10 @@ func newStickyPlan(p lab.Profile) stickyPlan {
 }
 
 func (pl stickyPlan) length() time.Duration { return pl.calm + pl.joined + pl.left + 10*time.Second }
+
+func (pl stickyPlan) service(name string) stickyService {
+	return pl.services[slices.IndexFunc(pl.services, func(s stickyService) bool { return s.name == name })]
+}
 
 func (pl stickyPlan) streams() []string {
 	var out []string

@@ -36,9 +36,11 @@ type Control struct {
 }
 
 // Reason is why a scenario fails in a Control: at least one claim whose ID begins with Claim fails, each of those says Says, and
-// every claim of Holds is there and passes.
+// every claim of Holds is there and passes. Fails names the claims that must fail, all of them, each with words of its own reason: by
+// ID, or by what IDs begin with, up to a slash.
 type Reason struct {
 	Claim, Says string
+	Fails       map[string]string
 	Holds       []string
 }
 
@@ -112,6 +114,7 @@ func Run(t *testing.T, area string, getenv func(string) string, controls ...Cont
 // checkReason wants a scenario to have failed for the reason.
 func checkReason(got verdict.Scenario, want Reason) {
 	gomega.Expect(got.Outcome).To(gomega.Equal(verdict.Fail), describe(got))
+	gomega.Expect(unfailed(got.Claims, want.Fails)).To(gomega.BeEmpty())
 	failed, outcomes := 0, map[string]verdict.Outcome{}
 	for _, c := range got.Claims {
 		outcomes[c.ID] = c.Outcome
