@@ -430,7 +430,7 @@ func (x *exchange) stream(c pool.Stream, m upstream.Member, closing bool) result
 			s.CloseAfter = true
 			return done
 		}
-		s.Rec.BytesOut += int64(len(p))
+		s.Rec.BodyOut(p)
 		s.Moved()
 		if s.Out.Body(p) == nil && !c.BodyDone() && c.Buffered() == 0 {
 			_ = s.Out.Flush()

@@ -22,6 +22,7 @@ type Metrics struct {
 	mu    sync.RWMutex
 	http  seriesOf[httpKey, httpSeries]
 	tcp   seriesOf[tcpKey, tcpSeries]
+	grpc  map[string]*messageSeries  // by labels
 	peers map[conf.Workload]struct{} // those that have labels
 }
 
@@ -43,7 +44,7 @@ const (
 
 // NewMetrics returns counters for a proxy of the given workload. self must not change.
 func NewMetrics(self conf.Workload) *Metrics {
-	m := &Metrics{self: self, peers: map[conf.Workload]struct{}{}}
+	m := &Metrics{self: self, grpc: map[string]*messageSeries{}, peers: map[conf.Workload]struct{}{}}
 	m.http.all, m.http.known = map[string]*httpSeries{}, map[httpKey]*httpSeries{}
 	m.tcp.all, m.tcp.known = map[string]*tcpSeries{}, map[tcpKey]*tcpSeries{}
 	return m
@@ -123,7 +124,12 @@ type httpSeries struct {
 	requests      atomic.Uint64
 	duration      histogram
 	reqSize, resp histogram
+	messages      atomic.Pointer[messageSeries] // nil until there is one
 }
+
+// messageSeries is of gRPC messages. Istio counts them while a call goes on, when its outcome is not known: series of calls
+// that ended in different ways share one.
+type messageSeries struct{ in, out atomic.Uint64 }
 
 type tcpSeries struct{ opened, closed, sent, received atomic.Uint64 }
 
@@ -154,6 +160,28 @@ func (m *Metrics) HTTP(r *Record) {
 	in, out := r.BytesIn+r.HeadIn, r.BytesOut+r.HeadOut
 	s.reqSize.observe(sizeBounds, float64(in), uint64(in))
 	s.resp.observe(sizeBounds, float64(out), uint64(out))
+	if r.MessagesIn.N > 0 || r.MessagesOut.N > 0 {
+		x := m.messages(s, k)
+		x.in.Add(r.MessagesIn.N)
+		x.out.Add(r.MessagesOut.N)
+	}
+}
+
+// messages returns the series of messages that belongs to s.
+func (m *Metrics) messages(s *httpSeries, k httpKey) *messageSeries {
+	if x := s.messages.Load(); x != nil {
+		return x
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	labels := m.ends(k.direction, k.cluster, k.endpoint, m.known(k.peer), k.principal, k.mtls)
+	x := m.grpc[labels]
+	if x == nil {
+		x = new(messageSeries)
+		m.grpc[labels] = x
+	}
+	s.messages.Store(x)
+	return x
 }
 
 // grpcStatus is that of the trailers, or of a response that has nothing but a head. Codes are shared strings, and others
@@ -200,8 +228,8 @@ func (m *Metrics) tcpSeries(r *Record) *tcpSeries {
 	if s := m.tcp.known[k]; s != nil {
 		return s
 	}
-	return m.tcp.add(k, m.common(k.direction, k.cluster, k.endpoint, nil, k.principal, k.mtls, "tcp")+
-		`,response_flags="`+k.flags.String()+`",connection_security_policy="`+policy(k.direction, k.mtls)+`"`)
+	return m.tcp.add(k, m.ends(k.direction, k.cluster, k.endpoint, nil, k.principal, k.mtls)+
+		`,request_protocol="tcp",response_flags="`+k.flags.String()+`",connection_security_policy="`+policy(k.direction, k.mtls)+`"`)
 }
 
 // httpLabels renders the labels of k, without braces. The caller holds mu.
@@ -210,8 +238,8 @@ func (m *Metrics) httpLabels(k httpKey) string {
 	if k.isGRPC {
 		protocol = "grpc"
 	}
-	return m.common(k.direction, k.cluster, k.endpoint, m.known(k.peer), k.principal, k.mtls, protocol) +
-		`,response_code="` + strconv.Itoa(k.status) + `",grpc_response_status="` + k.grpc + `",response_flags="` + k.flags.String() +
+	return m.ends(k.direction, k.cluster, k.endpoint, m.known(k.peer), k.principal, k.mtls) +
+		`,request_protocol="` + protocol + `",response_code="` + strconv.Itoa(k.status) + `",grpc_response_status="` + k.grpc + `",response_flags="` + k.flags.String() +
 		`",connection_security_policy="` + policy(k.direction, k.mtls) + `"`
 }
 
@@ -235,16 +263,16 @@ func (m *Metrics) known(peer *conf.Workload) *conf.Workload {
 	return peer
 }
 
-// label names in Istio's order.
+// label names of both ends in Istio's order.
 var labelNames = []string{"reporter", "source_workload", "source_canonical_service", "source_canonical_revision", "source_workload_namespace",
 	"source_principal", "source_app", "source_version", "source_cluster", "destination_workload", "destination_workload_namespace",
 	"destination_principal", "destination_app", "destination_version", "destination_service", "destination_canonical_service",
-	"destination_canonical_revision", "destination_service_name", "destination_service_namespace", "destination_cluster", "request_protocol"}
+	"destination_canonical_revision", "destination_service_name", "destination_service_namespace", "destination_cluster"}
 
 var unknown = &conf.Workload{Name: "unknown", Namespace: "unknown", Canonical: "unknown", CanonicalRevision: "latest", Cluster: "unknown", App: "unknown", Version: "unknown"}
 
-// common renders the labels that HTTP and TCP share, without braces.
-func (m *Metrics) common(dir conf.Direction, cl *conf.Cluster, endpoint, peer *conf.Workload, principal string, mtls bool, protocol string) string {
+// ends renders the labels that every series of traffic has, who calls whom, without braces.
+func (m *Metrics) ends(dir conf.Direction, cl *conf.Cluster, endpoint, peer *conf.Workload, principal string, mtls bool) string {
 	src, dst := &m.self, endpoint
 	srcPrincipal, dstPrincipal := "unknown", "unknown"
 	reporter := "source"
@@ -277,7 +305,7 @@ func (m *Metrics) common(dir conf.Direction, cl *conf.Cluster, endpoint, peer *c
 		svc = conf.Service{Name: m.self.Canonical, Namespace: m.self.Namespace, Host: m.self.Canonical + "." + m.self.Namespace + ".svc.cluster.local"}
 	}
 	values := []string{reporter, src.Name, src.Canonical, src.CanonicalRevision, src.Namespace, srcPrincipal, src.App, src.Version, src.Cluster,
-		dst.Name, dst.Namespace, dstPrincipal, dst.App, dst.Version, svc.Host, dst.Canonical, dst.CanonicalRevision, svc.Name, svc.Namespace, dst.Cluster, protocol}
+		dst.Name, dst.Namespace, dstPrincipal, dst.App, dst.Version, svc.Host, dst.Canonical, dst.CanonicalRevision, svc.Name, svc.Namespace, dst.Cluster}
 	var b strings.Builder
 	for i, n := range labelNames {
 		if i > 0 {
@@ -325,46 +353,41 @@ func policy(dir conf.Direction, mtls bool) string {
 // WritePrometheus writes every counter in Prometheus' text format.
 func (m *Metrics) WritePrometheus(w io.Writer) {
 	m.mu.RLock()
-	https, tcps := maps.Clone(m.http.all), maps.Clone(m.tcp.all) // w may be slow
+	https, tcps, grpcs := maps.Clone(m.http.all), maps.Clone(m.tcp.all), maps.Clone(m.grpc) // w may be slow
 	m.mu.RUnlock()
+	writeCounter(w, "istio_requests_total", https, func(s *httpSeries) *atomic.Uint64 { return &s.requests })
 	labels := slices.Sorted(maps.Keys(https))
-	if len(labels) > 0 {
-		fmt.Fprintf(w, "# TYPE istio_requests_total counter\n")
-		for _, l := range labels {
-			fmt.Fprintf(w, "istio_requests_total{%s} %d\n", l, https[l].requests.Load())
-		}
-		for _, h := range []struct {
-			name   string
-			pick   func(*httpSeries) *histogram
-			bounds []float64
-			unit   float64
-		}{
-			{"istio_request_duration_milliseconds", func(s *httpSeries) *histogram { return &s.duration }, durationBounds, 1e-3},
-			{"istio_request_bytes", func(s *httpSeries) *histogram { return &s.reqSize }, sizeBounds, 1},
-			{"istio_response_bytes", func(s *httpSeries) *histogram { return &s.resp }, sizeBounds, 1},
-		} {
-			fmt.Fprintf(w, "# TYPE %s histogram\n", h.name)
-			for _, l := range labels {
-				writeHistogram(w, h.name, l, h.pick(https[l]), h.bounds, h.unit)
-			}
-		}
-	}
-	labels = slices.Sorted(maps.Keys(tcps))
-	for _, c := range []struct {
-		name string
-		pick func(*tcpSeries) *atomic.Uint64
+	for _, h := range []struct {
+		name   string
+		pick   func(*httpSeries) *histogram
+		bounds []float64
+		unit   float64
 	}{
-		{"istio_tcp_connections_opened_total", func(s *tcpSeries) *atomic.Uint64 { return &s.opened }},
-		{"istio_tcp_connections_closed_total", func(s *tcpSeries) *atomic.Uint64 { return &s.closed }},
-		{"istio_tcp_sent_bytes_total", func(s *tcpSeries) *atomic.Uint64 { return &s.sent }},
-		{"istio_tcp_received_bytes_total", func(s *tcpSeries) *atomic.Uint64 { return &s.received }},
+		{"istio_request_duration_milliseconds", func(s *httpSeries) *histogram { return &s.duration }, durationBounds, 1e-3},
+		{"istio_request_bytes", func(s *httpSeries) *histogram { return &s.reqSize }, sizeBounds, 1},
+		{"istio_response_bytes", func(s *httpSeries) *histogram { return &s.resp }, sizeBounds, 1},
 	} {
 		for i, l := range labels {
 			if i == 0 {
-				fmt.Fprintf(w, "# TYPE %s counter\n", c.name)
+				fmt.Fprintf(w, "# TYPE %s histogram\n", h.name)
 			}
-			fmt.Fprintf(w, "%s{%s} %d\n", c.name, l, c.pick(tcps[l]).Load())
+			writeHistogram(w, h.name, l, h.pick(https[l]), h.bounds, h.unit)
 		}
+	}
+	writeCounter(w, "istio_request_messages_total", grpcs, func(s *messageSeries) *atomic.Uint64 { return &s.in })
+	writeCounter(w, "istio_response_messages_total", grpcs, func(s *messageSeries) *atomic.Uint64 { return &s.out })
+	writeCounter(w, "istio_tcp_connections_opened_total", tcps, func(s *tcpSeries) *atomic.Uint64 { return &s.opened })
+	writeCounter(w, "istio_tcp_connections_closed_total", tcps, func(s *tcpSeries) *atomic.Uint64 { return &s.closed })
+	writeCounter(w, "istio_tcp_sent_bytes_total", tcps, func(s *tcpSeries) *atomic.Uint64 { return &s.sent })
+	writeCounter(w, "istio_tcp_received_bytes_total", tcps, func(s *tcpSeries) *atomic.Uint64 { return &s.received })
+}
+
+func writeCounter[S any](w io.Writer, name string, all map[string]*S, pick func(*S) *atomic.Uint64) {
+	for i, l := range slices.Sorted(maps.Keys(all)) {
+		if i == 0 {
+			fmt.Fprintf(w, "# TYPE %s counter\n", name)
+		}
+		fmt.Fprintf(w, "%s{%s} %d\n", name, l, pick(all[l]).Load())
 	}
 }
 
