@@ -216,7 +216,7 @@ func (m *Metrics) TCPClosed(r *Record) {
 }
 
 func (m *Metrics) tcpSeries(r *Record) *tcpSeries {
-	k := tcpKey{direction: r.Direction, cluster: r.Cluster, mtls: r.MTLS, principal: r.UpstreamURI}
+	k := tcpKey{direction: r.Direction, cluster: r.Cluster, flags: r.Flags, mtls: r.MTLS, principal: r.UpstreamURI}
 	if r.Direction == conf.Inbound {
 		k.principal = r.PeerURI
 	}

@@ -197,6 +197,9 @@ func TestMetrics(t *testing.T) {
 	tcp.Req, tcp.Resp = nil, nil
 	m.TCPOpened(tcp)
 	m.TCPClosed(tcp)
+	tcp.Flags = UpstreamConnectionFailure | RetryLimitExceeded
+	m.TCPOpened(tcp)
+	m.TCPClosed(tcp)
 	// The same labels from a cluster of a later push are one series.
 	again := record()
 	m.HTTP(again)
@@ -214,6 +217,9 @@ func TestMetrics(t *testing.T) {
 	}
 	if got.String() != string(want) {
 		t.Errorf("metrics (write them anew with -update):\n%s", got.String())
+	}
+	if n := strings.Count(got.String(), `request_protocol="tcp",response_flags="UF,URX"`); n != 4 {
+		t.Errorf("%d series of connections that failed, want 4", n)
 	}
 	if n := strings.Count(got.String(), "istio_requests_total{"); n != 3 {
 		t.Errorf("%d series of requests, want 3", n)

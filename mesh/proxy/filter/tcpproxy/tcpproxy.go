@@ -69,7 +69,7 @@ func (p *Proxy) connect(ctx context.Context, c *filter.Conn, t *conf.TCP, rec *t
 	if t.HashSource && cl.Hashes() {
 		q = balance.Query{Hash: xxhash.Sum64String(c.Remote.Addr().String()), HasHash: true}
 	}
-	for range t.MaxConnect {
+	for left := t.MaxConnect; left > 0; left-- {
 		m, ok := cl.Pick(q, c.Local)
 		if !ok {
 			rec.Flags |= telemetry.NoHealthyUpstream
@@ -92,6 +92,9 @@ func (p *Proxy) connect(ctx context.Context, c *filter.Conn, t *conf.TCP, rec *t
 		cl.Stats.ConnectFail.Add(1)
 		rec.Flags |= telemetry.UpstreamConnectionFailure
 		rec.Failure = err.Error()
+		if left == 1 {
+			rec.Flags |= telemetry.RetryLimitExceeded
+		}
 	}
 	bound.Give()
 	return nil, nil, nil

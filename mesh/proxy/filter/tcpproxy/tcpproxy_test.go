@@ -2,16 +2,20 @@ package tcpproxy
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
 
+	"github.com/meshproof/meshproof/mesh/proxy/conf"
 	"github.com/meshproof/meshproof/mesh/proxy/filter"
 	"github.com/meshproof/meshproof/mesh/proxy/telemetry"
+	"github.com/meshproof/meshproof/mesh/proxy/upstream"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -54,6 +58,55 @@ func TestIdle(t *testing.T) {
 				_ = client.Close()
 				_ = server.Close()
 			})
+		})
+	}
+}
+
+// chain is one that stays.
+type chain struct{ c *conf.FilterChain }
+
+func (c chain) Current() *conf.FilterChain            { return c.c }
+func (chain) Draining() bool                          { return false }
+func (chain) OnDrain(func(last bool)) (forget func()) { return func() {} }
+
+// recorder keeps the flags that connections opened and closed with.
+type recorder struct{ opened, closed []telemetry.Flags }
+
+func (r *recorder) TCPOpened(_ *conf.TCP, rec *telemetry.Record) {
+	r.opened = append(r.opened, rec.Flags)
+}
+func (r *recorder) TCPClosed(_ *conf.TCP, rec *telemetry.Record) {
+	r.closed = append(r.closed, rec.Flags)
+}
+
+// TestFlags: a connection that finds no endpoint says why, as soon as it counts as opened.
+func TestFlags(t *testing.T) {
+	endpoint := []conf.Endpoint{{Addr: netip.MustParseAddrPort("10.0.0.3:80"), Weight: 1}}
+	for name, c := range map[string]struct {
+		cluster   string
+		endpoints []conf.Endpoint
+		breakers  conf.Breakers
+		want      telemetry.Flags
+	}{
+		"no cluster":    {"none", endpoint, conf.DefaultBreakers, telemetry.NoClusterFound},
+		"no endpoint":   {"c", nil, conf.DefaultBreakers, telemetry.NoHealthyUpstream},
+		"no connection": {"c", endpoint, conf.DefaultBreakers, telemetry.UpstreamConnectionFailure | telemetry.RetryLimitExceeded},
+		"overflow":      {"c", endpoint, conf.Breakers{}, telemetry.UpstreamOverflow},
+	} {
+		t.Run(name, func(t *testing.T) {
+			set := upstream.NewSet(nil, func(context.Context, netip.Addr, conf.Keepalive, string) (net.Conn, error) {
+				return nil, errors.New("connection refused")
+			})
+			set.Apply(&conf.Config{Clusters: map[string]*conf.Cluster{"c": {Name: "c", Discovery: conf.EDS, Breakers: c.breakers,
+				Endpoints: &conf.Endpoints{Name: "c", Localities: []conf.Locality{{Weight: 1, Endpoints: c.endpoints}}}}}})
+			defer set.Apply(&conf.Config{})
+			rec := &recorder{}
+			p := &Proxy{Set: set, Recorder: rec}
+			fc := &conf.FilterChain{TCP: &conf.TCP{Clusters: []conf.WeightedCluster{{Name: c.cluster, Weight: 1}}, TotalWeight: 1, MaxConnect: 2}}
+			p.Serve(t.Context(), &filter.Conn{Chain: chain{fc}, AcceptedAt: time.Now()})
+			if len(rec.opened) != 1 || rec.opened[0] != c.want || len(rec.closed) != 1 || rec.closed[0] != c.want {
+				t.Errorf("opened with %v and closed with %v, want %v", rec.opened, rec.closed, c.want)
+			}
 		})
 	}
 }
