@@ -95,7 +95,7 @@ func Run(ctx context.Context, b Bootstrap) error {
 		return err
 	}
 	defer func() { _ = conn.Close() }()
-	p := &Proxy{b: &b, store: &secrets.Store{}, metrics: telemetry.NewMetrics(b.Workload), logs: &telemetry.Logs{Open: telemetry.OpenFile}, started: time.Now()}
+	p := &Proxy{b: &b, store: &secrets.Store{}, metrics: telemetry.NewMetrics(b.Workload, b.Version), logs: &telemetry.Logs{Open: telemetry.OpenFile}, started: time.Now()}
 	p.upstreams = upstream.NewSet(p.store, b.Dial)
 	p.upstreams.Log = b.Log
 	metadata, err := decode.EncodePeer(b.Workload)

@@ -67,7 +67,7 @@ func FuzzMessages(f *testing.F) {
 
 // TestMessageMetrics: messages have the labels of both ends alone, whatever the calls' outcomes; calls without any have no series.
 func TestMessageMetrics(t *testing.T) {
-	m := NewMetrics(conf.Workload{Name: "a"})
+	m := NewMetrics(conf.Workload{Name: "a"}, "1.2.3")
 	call := func(in, out uint64, status int) {
 		r := record()
 		r.GRPC, r.Status = true, status

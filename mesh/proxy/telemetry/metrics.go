@@ -17,7 +17,8 @@ import (
 
 // Metrics counts Istio's standard metrics. One exchange costs one map look-up and a few atomic additions.
 type Metrics struct {
-	self conf.Workload
+	self    conf.Workload
+	version string
 
 	mu    sync.RWMutex
 	http  seriesOf[httpKey, httpSeries]
@@ -42,9 +43,9 @@ const (
 	maxName = 253
 )
 
-// NewMetrics returns counters for a proxy of the given workload. self must not change.
-func NewMetrics(self conf.Workload) *Metrics {
-	m := &Metrics{self: self, grpc: map[string]*messageSeries{}, peers: map[conf.Workload]struct{}{}}
+// NewMetrics returns counters for a proxy of the given workload and version; "" is an unknown one. self must not change.
+func NewMetrics(self conf.Workload, version string) *Metrics {
+	m := &Metrics{self: self, version: version, grpc: map[string]*messageSeries{}, peers: map[conf.Workload]struct{}{}}
 	m.http.all, m.http.known = map[string]*httpSeries{}, map[httpKey]*httpSeries{}
 	m.tcp.all, m.tcp.known = map[string]*tcpSeries{}, map[tcpKey]*tcpSeries{}
 	return m
@@ -350,11 +351,14 @@ func policy(dir conf.Direction, mtls bool) string {
 	return "none"
 }
 
-// WritePrometheus writes every counter in Prometheus' text format.
+// WritePrometheus writes every counter, and the version, in Prometheus' text format.
 func (m *Metrics) WritePrometheus(w io.Writer) {
 	m.mu.RLock()
 	https, tcps, grpcs := maps.Clone(m.http.all), maps.Clone(m.tcp.all), maps.Clone(m.grpc) // w may be slow
 	m.mu.RUnlock()
+	var tag strings.Builder
+	label(&tag, "tag", or(m.version))
+	fmt.Fprintf(w, "# TYPE istio_build gauge\nistio_build{component=\"proxy\",%s} 1\n", tag.String())
 	writeCounter(w, "istio_requests_total", https, func(s *httpSeries) *atomic.Uint64 { return &s.requests })
 	labels := slices.Sorted(maps.Keys(https))
 	for _, h := range []struct {
