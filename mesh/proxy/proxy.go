@@ -121,6 +121,7 @@ func Run(ctx context.Context, b Bootstrap) error {
 	g.Go(func() error { return p.upstreams.Run(parts) })
 	g.Go(func() error { return p.http.Run(parts) })
 	g.Go(func() error { return p.logs.Run(parts) })
+	g.Go(func() error { return p.metrics.Run(parts) })
 	g.Go(func() error { return p.state.Run(parts) })
 	g.Go(func() error {
 		if b.CertTTL > 0 {

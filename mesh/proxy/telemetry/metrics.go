@@ -122,17 +122,25 @@ func (h *histogram) observe(bounds []float64, v float64, unit uint64) {
 }
 
 type httpSeries struct {
+	age
 	requests      atomic.Uint64
 	duration      histogram
 	reqSize, resp histogram
-	messages      atomic.Pointer[messageSeries] // nil until there is one
+	messages      *messageSeries // of gRPC calls
+	peer          *conf.Workload // that the labels name, if it named itself
 }
 
 // messageSeries is of gRPC messages. Istio counts them while a call goes on, when its outcome is not known: series of calls
 // that ended in different ways share one.
-type messageSeries struct{ in, out atomic.Uint64 }
+type messageSeries struct {
+	age
+	in, out atomic.Uint64
+}
 
-type tcpSeries struct{ opened, closed, sent, received atomic.Uint64 }
+type tcpSeries struct {
+	age
+	opened, closed, sent, received atomic.Uint64
+}
 
 // HTTP counts one finished exchange.
 func (m *Metrics) HTTP(r *Record) {
@@ -149,40 +157,42 @@ func (m *Metrics) HTTP(r *Record) {
 		k.grpc = grpcStatus(r)
 	}
 	m.mu.RLock()
+	defer m.mu.RUnlock() // no series expires while something is counted in it
 	s := m.http.known[k]
-	m.mu.RUnlock()
-	if s == nil {
-		m.mu.Lock()
-		s = m.http.add(k, m.httpLabels(k))
-		m.mu.Unlock()
+	for s == nil {
+		m.mu.RUnlock()
+		m.addHTTP(k)
+		m.mu.RLock()
+		s = m.http.known[k]
 	}
+	s.touch()
 	s.requests.Add(1)
 	s.duration.observe(durationBounds, float64(r.Duration)/float64(time.Millisecond), uint64(r.Duration.Microseconds()))
 	in, out := r.BytesIn+r.HeadIn, r.BytesOut+r.HeadOut
 	s.reqSize.observe(sizeBounds, float64(in), uint64(in))
 	s.resp.observe(sizeBounds, float64(out), uint64(out))
-	if r.MessagesIn.N > 0 || r.MessagesOut.N > 0 {
-		x := m.messages(s, k)
+	if x := s.messages; x != nil {
+		x.touch()
 		x.in.Add(r.MessagesIn.N)
 		x.out.Add(r.MessagesOut.N)
 	}
 }
 
-// messages returns the series of messages that belongs to s.
-func (m *Metrics) messages(s *httpSeries, k httpKey) *messageSeries {
-	if x := s.messages.Load(); x != nil {
-		return x
-	}
+// addHTTP makes the series of k known.
+func (m *Metrics) addHTTP(k httpKey) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	labels := m.ends(k.direction, k.cluster, k.endpoint, m.known(k.peer), k.principal, k.mtls)
-	x := m.grpc[labels]
-	if x == nil {
-		x = new(messageSeries)
-		m.grpc[labels] = x
+	peer := m.known(k.peer)
+	ends := m.ends(k.direction, k.cluster, k.endpoint, peer, k.principal, k.mtls)
+	s := m.http.add(k, httpLabels(k, ends))
+	s.peer = peer
+	if !k.isGRPC {
+		return
 	}
-	s.messages.Store(x)
-	return x
+	if s.messages = m.grpc[ends]; s.messages == nil {
+		s.messages = new(messageSeries)
+		m.grpc[ends] = s.messages
+	}
 }
 
 // grpcStatus is that of the trailers, or of a response that has nothing but a head. Codes are shared strings, and others
@@ -206,16 +216,23 @@ func grpcStatus(r *Record) string {
 var grpcCodes = []string{"0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13", "14", "15", "16"}
 
 // TCPOpened counts a connection; TCPClosed counts its end and its bytes.
-func (m *Metrics) TCPOpened(r *Record) { m.tcpSeries(r).opened.Add(1) }
+func (m *Metrics) TCPOpened(r *Record) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.tcpSeries(r).opened.Add(1)
+}
 
 // TCPClosed counts the end of a connection.
 func (m *Metrics) TCPClosed(r *Record) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	s := m.tcpSeries(r)
 	s.closed.Add(1)
 	s.sent.Add(uint64(r.BytesOut))
 	s.received.Add(uint64(r.BytesIn))
 }
 
+// tcpSeries returns the series of r. The caller holds mu.
 func (m *Metrics) tcpSeries(r *Record) *tcpSeries {
 	k := tcpKey{direction: r.Direction, cluster: r.Cluster, flags: r.Flags, mtls: r.MTLS, principal: r.UpstreamURI}
 	if r.Direction == conf.Inbound {
@@ -224,24 +241,23 @@ func (m *Metrics) tcpSeries(r *Record) *tcpSeries {
 	if r.Endpoint != nil {
 		k.endpoint = r.Endpoint.Workload
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if s := m.tcp.known[k]; s != nil {
-		return s
+	s := m.tcp.known[k]
+	if s == nil {
+		s = m.tcp.add(k, m.ends(k.direction, k.cluster, k.endpoint, nil, k.principal, k.mtls)+
+			`,request_protocol="tcp",response_flags="`+k.flags.String()+`",connection_security_policy="`+policy(k.direction, k.mtls)+`"`)
 	}
-	return m.tcp.add(k, m.ends(k.direction, k.cluster, k.endpoint, nil, k.principal, k.mtls)+
-		`,request_protocol="tcp",response_flags="`+k.flags.String()+`",connection_security_policy="`+policy(k.direction, k.mtls)+`"`)
+	s.touch()
+	return s
 }
 
-// httpLabels renders the labels of k, without braces. The caller holds mu.
-func (m *Metrics) httpLabels(k httpKey) string {
+// httpLabels renders the labels of k, of which ends are a part, without braces.
+func httpLabels(k httpKey, ends string) string {
 	protocol := "http"
 	if k.isGRPC {
 		protocol = "grpc"
 	}
-	return m.ends(k.direction, k.cluster, k.endpoint, m.known(k.peer), k.principal, k.mtls) +
-		`,request_protocol="` + protocol + `",response_code="` + strconv.Itoa(k.status) + `",grpc_response_status="` + k.grpc + `",response_flags="` + k.flags.String() +
-		`",connection_security_policy="` + policy(k.direction, k.mtls) + `"`
+	return ends + `,request_protocol="` + protocol + `",response_code="` + strconv.Itoa(k.status) + `",grpc_response_status="` + k.grpc +
+		`",response_flags="` + k.flags.String() + `",connection_security_policy="` + policy(k.direction, k.mtls) + `"`
 }
 
 // known returns the peer if it may have labels, or nil. The caller holds mu.
@@ -356,6 +372,7 @@ func (m *Metrics) WritePrometheus(w io.Writer) {
 	m.mu.RLock()
 	https, tcps, grpcs := maps.Clone(m.http.all), maps.Clone(m.tcp.all), maps.Clone(m.grpc) // w may be slow
 	m.mu.RUnlock()
+	maps.DeleteFunc(grpcs, func(_ string, s *messageSeries) bool { return s.in.Load()+s.out.Load() == 0 })
 	var tag strings.Builder
 	label(&tag, "tag", or(m.version))
 	fmt.Fprintf(w, "# TYPE istio_build gauge\nistio_build{component=\"proxy\",%s} 1\n", tag.String())
