@@ -506,6 +506,7 @@ func (x *exchange) tunnel(st pool.Stream) result {
 		up <- n
 	}()
 	s.Rec.BytesOut += copyAfter(s.Conn.Conn, moving{c.Conn, s}, late)
+	c.CutWrites()
 	x.giveBack(c, false)
 	_ = s.Conn.SetReadDeadline(time.Unix(1, 0))
 	s.Rec.BytesIn += <-up

@@ -16,6 +16,7 @@ import (
 	"github.com/meshproof/meshproof/mesh/proxy/breaker"
 	"github.com/meshproof/meshproof/mesh/proxy/conf"
 	"github.com/meshproof/meshproof/mesh/proxy/filter"
+	"github.com/meshproof/meshproof/mesh/proxy/hangup"
 	"github.com/meshproof/meshproof/mesh/proxy/outlier"
 	"github.com/meshproof/meshproof/mesh/proxy/router"
 	"github.com/meshproof/meshproof/mesh/proxy/telemetry"
@@ -43,9 +44,13 @@ func (p *Proxy) Serve(ctx context.Context, c *filter.Conn) {
 	if up != nil {
 		host.Active.Add(1)
 		rec.UpstreamLocal = up.LocalAddr().String()
-		join(ctx, c, up, t.IdleTimeout, rec)
+		whole := join(ctx, c, up, t.IdleTimeout, rec)
 		host.Active.Add(-1)
-		_ = up.Close() // both directions have ended
+		if whole {
+			_ = up.Close()
+		} else {
+			_ = hangup.Now(up)
+		}
 		bound.Give()
 	}
 	rec.Duration = time.Since(rec.Start)
@@ -107,11 +112,12 @@ func connectResult(err error) outlier.Result {
 	return outlier.ConnectFailed
 }
 
-// join copies both ways. When one side ends its sending half, the other side is told so and may go on.
-func join(ctx context.Context, c *filter.Conn, up net.Conn, idle time.Duration, rec *telemetry.Record) {
+// join copies both ways. When one side ends its sending half, the other side is told so and may go on. whole reports that both
+// sides ended so.
+func join(ctx context.Context, c *filter.Conn, up net.Conn, idle time.Duration, rec *telemetry.Record) (whole bool) {
 	stop := context.AfterFunc(ctx, func() {
 		_ = c.SetDeadline(time.Unix(1, 0))
-		_ = up.SetDeadline(time.Unix(1, 0))
+		_ = hangup.Now(up) // a deadline would not hold against a farewell that is about to begin
 	})
 	defer stop()
 	var wg sync.WaitGroup
@@ -129,6 +135,7 @@ func join(ctx context.Context, c *filter.Conn, up net.Conn, idle time.Duration, 
 	})
 	wg.Go(func() { rec.BytesOut += act.copy(ctx, c.Conn, up) })
 	wg.Wait()
+	return !act.dead
 }
 
 // activity ends both directions when neither has moved a byte for the idle time.

@@ -2,9 +2,11 @@ package tcpproxy
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
+	"net/http/httptest"
 	"net/netip"
 	"testing"
 	"testing/synctest"
@@ -107,6 +109,61 @@ func TestFlags(t *testing.T) {
 			if len(rec.opened) != 1 || rec.opened[0] != c.want || len(rec.closed) != 1 || rec.closed[0] != c.want {
 				t.Errorf("opened with %v and closed with %v, want %v", rec.opened, rec.closed, c.want)
 			}
+		})
+	}
+}
+
+// certified builds TLS that trusts everybody.
+type certified struct{}
+
+func (certified) Client(*conf.UpstreamTLS, []string) (*tls.Config, error) {
+	return &tls.Config{InsecureSkipVerify: true}, nil
+}
+
+// TestEndOverTLS: when time is up, an endpoint that does not read is not waited for.
+func TestEndOverTLS(t *testing.T) {
+	s := httptest.NewTLSServer(nil) // for its certificate
+	server := &tls.Config{Certificates: s.TLS.Certificates, SessionTicketsDisabled: true}
+	s.Close()
+	for name, halfClosed := range map[string]bool{"while the client writes": false, "after the client's end": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				shaken := make(chan error, 1)
+				set := upstream.NewSet(certified{}, func(context.Context, netip.Addr, conf.Keepalive, string) (net.Conn, error) {
+					a, b := net.Pipe()
+					t.Cleanup(func() { _ = b.Close() })
+					go func() { shaken <- tls.Server(b, server).Handshake() }()
+					return a, nil
+				})
+				set.Apply(&conf.Config{Clusters: map[string]*conf.Cluster{"c": {Name: "c", Discovery: conf.EDS, Breakers: conf.DefaultBreakers, TLS: &conf.UpstreamTLS{},
+					Endpoints: &conf.Endpoints{Name: "c", Localities: []conf.Locality{{Weight: 1, Endpoints: []conf.Endpoint{{Addr: netip.MustParseAddrPort("10.0.0.3:80"), Weight: 1}}}}}}}})
+				defer set.Apply(&conf.Config{})
+				client, down := net.Pipe()
+				ctx, cancel := context.WithCancel(t.Context())
+				ended := make(chan struct{})
+				fc := &conf.FilterChain{TCP: &conf.TCP{Clusters: []conf.WeightedCluster{{Name: "c", Weight: 1}}, TotalWeight: 1, MaxConnect: 1}}
+				go func() {
+					(&Proxy{Set: set, Recorder: &recorder{}}).Serve(ctx, &filter.Conn{Conn: down, Chain: chain{fc}, AcceptedAt: time.Now()})
+					close(ended)
+				}()
+				if err := <-shaken; err != nil {
+					t.Fatal(err)
+				}
+				if halfClosed {
+					_ = client.Close() // the farewell to the endpoint is under way
+				} else {
+					go func() { _, _ = client.Write([]byte("hello")) }()
+				}
+				synctest.Wait()
+				began := time.Now()
+				cancel()
+				<-ended
+				if took := time.Since(began); took != 0 {
+					t.Errorf("ended after %v", took)
+				}
+				_ = client.Close()
+				_ = down.Close()
+			})
 		})
 	}
 }
