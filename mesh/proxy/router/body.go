@@ -107,7 +107,7 @@ func (b *requestBody) run(p *pump, s *filter.Stream, c pool.Stream, x *exchange)
 		if err != nil {
 			if !p.stopped.Load() {
 				p.gone = true
-				s.SetDeadline(time.Unix(1, 0)) // wakes the reader of the answer
+				x.bounds.left(x) // the reader of the answer among them
 			}
 			return
 		}
@@ -126,15 +126,11 @@ func (b *requestBody) run(p *pump, s *filter.Stream, c pool.Stream, x *exchange)
 		}
 	}
 	p.read.Store(true)
+	if !p.stopped.Load() {
+		x.bounds.complete(x)
+	}
 	_ = c.End(&s.Req.Trailers)
 	p.sent = c.Flush() == nil
-	if x.timeout > 0 && !p.stopped.Load() {
-		now := time.Now()
-		if x.deadline.IsZero() { // whoever stops the pump reads it after that
-			x.deadline = now.Add(x.timeout)
-		}
-		x.setDeadline(now)
-	}
 }
 
 // stop ends the pump and reports whether the client is gone.
