@@ -82,11 +82,20 @@ func (c *Conn) Opened() uint64 {
 	return c.opened
 }
 
-// Request sends the head of q. A failure shows at ReadResponse.
+// Request sends the head of q, waiting for the writer while much waits for the peer, at most until the read deadline. A failure shows
+// at ReadResponse.
 func (s *Stream) Request(q *http1.Request) {
 	c := s.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if len(c.out) > highWater {
+		c.early[s] = struct{}{}
+		err := s.room()
+		delete(c.early, s)
+		if err != nil {
+			return
+		}
+	}
 	// A stream that was given out before our own Shutdown still has its request.
 	if c.err != nil || c.refused || c.nextID >= 1<<31-1 {
 		s.fail(ErrUnprocessed)
