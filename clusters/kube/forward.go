@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"sync"
+	"time"
 
 	"k8s.io/apimachinery/pkg/util/httpstream"
 	"k8s.io/client-go/tools/portforward"
@@ -14,7 +15,8 @@ import (
 )
 
 // Forward carries connections from a free port of 127.0.0.1 to a port of a pod, through the API server, until ctx ends or the
-// closer is closed. It returns once it listens, with the address.
+// closer is closed. It returns once it listens, with the address, or when the API server has not answered within the timeout of
+// the client's configuration.
 func (c *Client) Forward(ctx context.Context, namespace, pod string, port int) (local string, stop io.Closer, err error) {
 	fail := func(err error) (string, io.Closer, error) {
 		return "", nil, fmt.Errorf("forward to pod %s/%s port %d: %w", namespace, pod, port, err)
@@ -43,8 +45,17 @@ func (c *Client) Forward(ctx context.Context, namespace, pod string, port int) (
 		defer close(ended)
 		t.err = fw.ForwardPorts()
 	})
+	var late <-chan time.Time
+	if limit := c.cfg.Timeout; limit > 0 {
+		timer := time.NewTimer(limit)
+		defer timer.Stop()
+		late = timer.C
+	}
 	select {
 	case <-ready:
+	case <-late:
+		cancel()
+		return fail(fmt.Errorf("the API server does not answer within %s", c.cfg.Timeout))
 	case <-ended:
 		cancel()
 		return fail(errors.Join(ctx.Err(), t.err))

@@ -95,7 +95,7 @@ func Run(ctx context.Context, b Bootstrap) error {
 		return err
 	}
 	defer func() { _ = conn.Close() }()
-	p := &Proxy{b: &b, store: &secrets.Store{}, metrics: telemetry.NewMetrics(b.Workload), logs: &telemetry.Logs{Open: telemetry.OpenFile}, started: time.Now()}
+	p := &Proxy{b: &b, store: &secrets.Store{}, metrics: telemetry.NewMetrics(b.Workload, b.Version), logs: &telemetry.Logs{Open: telemetry.OpenFile}, started: time.Now()}
 	p.upstreams = upstream.NewSet(p.store, b.Dial)
 	p.upstreams.Log = b.Log
 	metadata, err := decode.EncodePeer(b.Workload)
@@ -105,6 +105,7 @@ func Run(ctx context.Context, b Bootstrap) error {
 	p.listeners = p.newListeners(peer.New(b.NodeID, metadata, decode.Peer))
 	p.state = state.New(state.Options{
 		Subscribe: func(t string, names []string) { p.client.Subscribe(t, names) },
+		Prepare:   p.listeners.Prepare,
 		Publish:   p.publish,
 		Log:       b.Log,
 	})
@@ -121,6 +122,7 @@ func Run(ctx context.Context, b Bootstrap) error {
 	g.Go(func() error { return p.upstreams.Run(parts) })
 	g.Go(func() error { return p.http.Run(parts) })
 	g.Go(func() error { return p.logs.Run(parts) })
+	g.Go(func() error { return p.metrics.Run(parts) })
 	g.Go(func() error { return p.state.Run(parts) })
 	g.Go(func() error {
 		if b.CertTTL > 0 {
@@ -172,8 +174,8 @@ func (p *Proxy) firstCertificate(ctx context.Context, i *secrets.Issuer) bool {
 func (p *Proxy) publish(cfg *conf.Config) {
 	p.upstreams.Apply(cfg)
 	p.metrics.Forget()
-	if err := p.listeners.Update(cfg); err != nil {
-		p.b.Log.Error("listeners not updated in full", "err", err)
+	for _, err := range p.listeners.Update(cfg) {
+		p.b.Log.Error("listener not updated", "err", err) // Prepare would have said so before
 	}
 	if !p.live.Swap(true) && p.b.Ready != nil {
 		p.b.Ready()

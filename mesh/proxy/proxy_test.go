@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -14,7 +15,9 @@ import (
 	"testing"
 	"time"
 
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	"go.uber.org/goleak"
 
 	"github.com/meshproof/meshproof/mesh/proxy/conf"
@@ -275,6 +278,82 @@ func TestRefusalKeepsWhatWorks(t *testing.T) {
 		t.Errorf("reason %q", r)
 	}
 	if resp, body := get(t, httpClient(t), "http://"+addr+"/"); resp.StatusCode != 200 {
+		t.Errorf("status %d: %s", resp.StatusCode, body)
+	}
+}
+
+// TestRefusedListener: a listener whose new address is taken, or whose certificate is not there, is refused with the reason, and
+// serves on where it did.
+func TestRefusedListener(t *testing.T) {
+	taken, err := net.Listen("tcp", freeAddr(t).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = taken.Close() }()
+	for name, c := range map[string]struct {
+		change func(*listenerPB)
+		reason string
+	}{
+		"address": {func(l *listenerPB) {
+			l.Address = address(t, taken.Addr().String())
+		}, "address already in use"},
+		"certificate": {func(l *listenerPB) {
+			l.FilterChains[0].TransportSocket = &corev3.TransportSocket{Name: "envoy.transport_sockets.tls", ConfigType: &corev3.TransportSocket_TypedConfig{
+				TypedConfig: pack(t, &tlsv3.DownstreamTlsContext{CommonTlsContext: &tlsv3.CommonTlsContext{TlsCertificates: []*tlsv3.TlsCertificate{{
+					CertificateChain: &corev3.DataSource{Specifier: &corev3.DataSource_Filename{Filename: "/nonexistent/cert.pem"}},
+					PrivateKey:       &corev3.DataSource{Specifier: &corev3.DataSource_Filename{Filename: "/nonexistent/key.pem"}},
+				}}}})}}
+		}, "/nonexistent/cert.pem"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := newADS(t)
+			addr := freeAddr(t).String()
+			set := canary(t, addr, backend(t, "v1"), backend(t, "v2"), 100, 0)
+			a.put(set)
+			start(t, a)
+			bad := set
+			bad.Listeners = []*listenerPB{httpListener(t, addr, "80")}
+			c.change(bad.Listeners[0])
+			a.put(bad)
+			for deadline := time.Now().Add(10 * time.Second); len(a.rejections()) == 0; time.Sleep(time.Millisecond) {
+				if time.Now().After(deadline) {
+					t.Fatal("not refused")
+				}
+			}
+			if r := a.rejections()[0]; !strings.Contains(r, c.reason) {
+				t.Errorf("reason %q, want %q", r, c.reason)
+			}
+			if resp, body := get(t, httpClient(t), "http://"+addr+"/"); resp.StatusCode != 200 {
+				t.Errorf("status %d: %s", resp.StatusCode, body)
+			}
+		})
+	}
+}
+
+// TestListenerMoves: a listener whose address changes serves at the new one alone.
+func TestListenerMoves(t *testing.T) {
+	a := newADS(t)
+	addr, next := freeAddr(t).String(), freeAddr(t).String()
+	set := canary(t, addr, backend(t, "v1"), backend(t, "v2"), 100, 0)
+	a.put(set)
+	start(t, a)
+	c := httpClient(t)
+	if resp, body := get(t, c, "http://"+addr+"/"); resp.StatusCode != 200 {
+		t.Fatalf("status %d: %s", resp.StatusCode, body)
+	}
+	set.Listeners = []*listenerPB{httpListener(t, next, "80")}
+	a.put(set)
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		conn, err := net.Dial("tcp", addr)
+		if err != nil {
+			break // the new one is open before this one is closed
+		}
+		_ = conn.Close()
+		if time.Now().After(deadline) {
+			t.Fatal("the old address is still open")
+		}
+	}
+	if resp, body := get(t, c, "http://"+next+"/"); resp.StatusCode != 200 {
 		t.Errorf("status %d: %s", resp.StatusCode, body)
 	}
 }

@@ -372,21 +372,21 @@ func TestUnaskedSwitch(t *testing.T) {
 	}
 }
 
-// TestUpstreamThatDoesNotRead: a try whose request does not get through ends when its time is over.
+// TestUpstreamThatDoesNotRead: a request that does not get through ends when nothing of it moves.
 func TestUpstreamThatDoesNotRead(t *testing.T) {
 	addr := serveTo(t, byHand(t, func(c net.Conn) {
 		if _, err := http.ReadRequest(bufio.NewReader(c)); err == nil {
 			<-t.Context().Done()
 		}
 	}), func(a *routev3.RouteAction) {
-		a.RetryPolicy = &routev3.RetryPolicy{RetryOn: "connect-failure", NumRetries: wrapperspb.UInt32(0), PerTryTimeout: durationpb.New(200 * time.Millisecond)}
+		a.IdleTimeout = durationpb.New(200 * time.Millisecond)
 	})
 	resp, err := httpClient(t).Post("http://"+addr+"/", "application/octet-stream", bytes.NewReader(make([]byte, 32<<20)))
 	if err != nil {
 		t.Fatal(err)
 	}
 	_ = resp.Body.Close()
-	if resp.StatusCode != 504 {
+	if resp.StatusCode != 408 {
 		t.Errorf("status %d", resp.StatusCode)
 	}
 }

@@ -27,6 +27,8 @@ import (
 // meshFlags say which cluster a mesh verb works on.
 type meshFlags struct {
 	lab, cluster, kubeconfig, context string
+	// timeout bounds each call of an API server; 0 does not.
+	timeout time.Duration
 }
 
 func (a *app) meshCommand() *cobra.Command {
@@ -43,6 +45,7 @@ func (a *app) meshCommand() *cobra.Command {
 	p.StringVar(&f.cluster, "in", "", "cluster of the lab; its first if not given")
 	p.StringVar(&f.kubeconfig, "kubeconfig", "", "kubeconfig of a cluster, instead of a lab")
 	p.StringVar(&f.context, "context", "", "context of the kubeconfig")
+	p.DurationVar(&f.timeout, "request-timeout", 30*time.Second, "how long a request to an API server may take; 0 is no limit")
 	c.PersistentPreRunE = func(*cobra.Command, []string) error { return f.check(a.Env("KUBECONFIG")) }
 	_ = c.RegisterFlagCompletionFunc("lab", a.completeLabs)
 	_ = c.MarkPersistentFlagFilename("kubeconfig")
@@ -54,6 +57,8 @@ func (a *app) meshCommand() *cobra.Command {
 // check refuses flags that would not be looked at.
 func (f *meshFlags) check(kubeconfig string) error {
 	switch {
+	case f.timeout < 0:
+		return usage("--request-timeout: %s is less than nothing", f.timeout)
 	case f.lab != "" && f.kubeconfig != "":
 		return usage("--lab and --kubeconfig: give one of the two")
 	case f.lab != "" && f.context != "":
@@ -78,7 +83,7 @@ func (a *app) restConfig(ctx context.Context, f *meshFlags) (*rest.Config, error
 		if err != nil {
 			return nil, usage("kubeconfig: %w", err)
 		}
-		return cfg, nil
+		return f.bounded(cfg), nil
 	}
 	l, err := a.open(ctx, f.lab)
 	if err != nil {
@@ -89,7 +94,17 @@ func (a *app) restConfig(ctx context.Context, f *meshFlags) (*rest.Config, error
 		return nil, err
 	}
 	cfg, err := cl.RESTConfig()
-	return cfg, failed(err)
+	if err != nil {
+		return nil, failed(err)
+	}
+	return f.bounded(cfg), nil
+}
+
+// bounded is cfg with the timeout of the flags.
+func (f *meshFlags) bounded(cfg *rest.Config) *rest.Config {
+	cfg = rest.CopyConfig(cfg)
+	cfg.Timeout = f.timeout
+	return cfg
 }
 
 func (a *app) client(ctx context.Context, f *meshFlags) (*workload.Client, error) {

@@ -41,7 +41,7 @@ func (a *app) clients(ctx context.Context, f *meshFlags) ([]*workload.Client, er
 		if err != nil {
 			return nil, failed(err)
 		}
-		c, err := workload.NewClient(cfg)
+		c, err := workload.NewClient(f.bounded(cfg))
 		if err != nil {
 			return nil, failed(err)
 		}

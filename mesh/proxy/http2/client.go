@@ -5,6 +5,7 @@ import (
 
 	"golang.org/x/net/http2"
 
+	"github.com/meshproof/meshproof/mesh/proxy/hangup"
 	"github.com/meshproof/meshproof/mesh/proxy/http1"
 )
 
@@ -14,7 +15,11 @@ func NewClient(nc net.Conn, o Options) *Conn {
 	c.start(nc)
 	c.wg.Go(func() {
 		c.write()
-		_ = nc.Close() // nothing is left to be said
+		if c.lost() {
+			_ = hangup.Now(nc)
+		} else {
+			_ = nc.Close() // nothing is left to be said
+		}
 	})
 	c.wg.Go(func() {
 		c.end(c.read())
@@ -27,10 +32,17 @@ func NewClient(nc net.Conn, o Options) *Conn {
 // Wait returns when the connection has ended and its goroutines have.
 func (c *Conn) Wait() { c.wg.Wait() }
 
-// Close ends the connection at once: its streams fail.
+// Close ends a client's connection at once: its streams fail, and the peer is told nothing.
 func (c *Conn) Close() error {
 	c.end(net.ErrClosed)
-	return nil
+	return hangup.Now(c.nc)
+}
+
+// lost reports whether the connection ended in the midst of something.
+func (c *Conn) lost() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err != nil
 }
 
 // Usable reports whether the connection lives and takes more streams, now or when others have ended.
@@ -70,11 +82,20 @@ func (c *Conn) Opened() uint64 {
 	return c.opened
 }
 
-// Request sends the head of q. A failure shows at ReadResponse.
+// Request sends the head of q, waiting for the writer while much waits for the peer, at most until the read deadline. A failure shows
+// at ReadResponse.
 func (s *Stream) Request(q *http1.Request) {
 	c := s.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if len(c.out) > highWater {
+		c.early[s] = struct{}{}
+		err := s.room()
+		delete(c.early, s)
+		if err != nil {
+			return
+		}
+	}
 	// A stream that was given out before our own Shutdown still has its request.
 	if c.err != nil || c.refused || c.nextID >= 1<<31-1 {
 		s.fail(ErrUnprocessed)

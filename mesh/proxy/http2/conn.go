@@ -42,8 +42,9 @@ type Conn struct {
 	gen        uint64
 	wanted     bool // somebody asked for a flush
 	work       sync.Cond
-	room       sync.Cond // the reader waits for the writer
-	blocked    int       // streams that wait for a window or for the writer
+	room       sync.Cond            // the reader waits for the writer
+	blocked    int                  // streams that wait for a window or for the writer
+	early      map[*Stream]struct{} // client: those among them whose requests have not gone out
 	finish     bool
 
 	// The peer's settings and windows.
@@ -77,7 +78,7 @@ type Conn struct {
 }
 
 func newConn(nc net.Conn, server bool, o Options) *Conn {
-	c := &Conn{nc: nc, server: server, opt: o.withDefaults(), streams: map[uint32]*Stream{}, enc: newEncoder(),
+	c := &Conn{nc: nc, server: server, opt: o.withDefaults(), streams: map[uint32]*Stream{}, early: map[*Stream]struct{}{}, enc: newEncoder(),
 		sendWin: initialWindow, peerWin: initialWindow, peerFrame: maxFrame, peerMax: 1 << 30}
 	c.work.L, c.room.L = &c.mu, &c.mu
 	c.recvWin = int64(c.opt.ConnWindow)
@@ -177,6 +178,9 @@ func (c *Conn) lose(err error) {
 	for _, s := range c.streams {
 		s.fail(err)
 	}
+	for s := range c.early {
+		s.fail(ErrUnprocessed)
+	}
 	for _, t := range []*time.Timer{c.finalTimer, c.idleTimer, c.lifeTimer, c.pingTimer} {
 		if t != nil {
 			t.Stop()
@@ -228,6 +232,9 @@ func (c *Conn) wake() {
 		return
 	}
 	for _, s := range c.streams {
+		s.cond.Broadcast()
+	}
+	for s := range c.early {
 		s.cond.Broadcast()
 	}
 }
@@ -412,6 +419,11 @@ func (c *Conn) idle(id uint32) bool {
 func (c *Conn) data(f *http2.DataFrame) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if !c.server {
+		if err := c.control(); err != nil { // windows that are given back have no bound of their own
+			return err
+		}
+	}
 	n := int64(f.Length) // padding counts (RFC 9113 section 6.9.1)
 	if c.recvWin -= n; c.recvWin < 0 {
 		return violation(http2.ErrCodeFlowControl, "connection window exceeded")
@@ -582,6 +594,9 @@ func (c *Conn) goAway(f *http2.GoAwayFrame) error {
 		return nil // a client that opens no more streams needs no answer
 	}
 	c.goingAway, c.refused = true, true
+	for s := range c.early {
+		s.fail(ErrUnprocessed)
+	}
 	for id, s := range c.streams {
 		if id > f.LastStreamID {
 			s.fail(ErrUnprocessed)

@@ -330,6 +330,31 @@ func (s *Stream) head(block []byte, end bool) {
 	s.sentEnd = s.sentEnd || end
 }
 
+// room waits on the client's side until not too much waits for the peer any more: what requests have beside their bodies has no
+// window, and could pile up. The deadline ends the wait, and the stream with it. The lock is held.
+func (s *Stream) room() error {
+	c := s.c
+	for len(c.out) > highWater && s.err == nil && !c.server {
+		c.want()
+		if s.late() {
+			s.giveUp()
+			break
+		}
+		c.blocked++
+		s.cond.Wait()
+		c.blocked--
+	}
+	return s.err
+}
+
+// giveUp cancels a request whose deadline has passed. The lock is held.
+func (s *Stream) giveUp() {
+	s.fail(os.ErrDeadlineExceeded)
+	if s.id != 0 {
+		s.c.resetID(s.id, http2.ErrCodeCancel)
+	}
+}
+
 // Body writes a piece of the body, waiting for the peer's windows and for the writer. A request whose deadline passes
 // meanwhile is cancelled, for half a piece may have gone out.
 func (s *Stream) Body(p []byte) error {
@@ -347,8 +372,7 @@ func (s *Stream) Body(p []byte) error {
 		if n <= 0 || len(c.out) > highWater {
 			c.want()
 			if !c.server && s.late() {
-				s.fail(os.ErrDeadlineExceeded)
-				c.resetID(s.id, http2.ErrCodeCancel)
+				s.giveUp()
 				return s.err
 			}
 			c.blocked++
@@ -380,6 +404,9 @@ func (s *Stream) End(trailers *http1.Header) error {
 		return nil
 	}
 	if trailers != nil && len(trailers.Fields) > 0 {
+		if err := s.room(); err != nil {
+			return err
+		}
 		if b := c.enc.trailers(trailers); len(b) > 0 {
 			s.head(b, true)
 			return nil

@@ -48,9 +48,11 @@ type Manager struct {
 
 	mu     sync.Mutex
 	active map[string]*live
-	slots  map[*slot]struct{} // every slot that may have connections
-	closed bool
-	wg     sync.WaitGroup
+	// changes are prepared, and not current yet.
+	changes map[string]*change
+	slots   map[*slot]struct{} // every slot that may have connections
+	closed  bool
+	wg      sync.WaitGroup
 
 	byAddr   atomic.Pointer[map[netip.AddrPort]*live]
 	draining atomic.Bool
@@ -64,8 +66,8 @@ type Manager struct {
 
 type live struct {
 	conf     atomic.Pointer[table]
-	lns      []net.Listener
-	failed   *Failure // why lns is empty
+	sockets  []*socket
+	failed   *Failure // why there are no sockets
 	retrying bool
 }
 
@@ -152,67 +154,11 @@ func (s *slot) cut() {
 
 // New returns a Manager without listeners.
 func New(o Options) *Manager {
-	m := &Manager{o: o, active: map[string]*live{}, slots: map[*slot]struct{}{}}
+	m := &Manager{o: o, active: map[string]*live{}, changes: map[string]*change{}, slots: map[*slot]struct{}{}}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.undecided, m.decide = context.WithCancel(m.ctx)
 	m.byAddr.Store(&map[netip.AddrPort]*live{})
 	return m
-}
-
-// Update makes the listeners those of cfg. A socket that cannot be opened is reported, and tried again for as long
-// as the listener is wanted; the others are updated all the same.
-func (m *Manager) Update(cfg *conf.Config) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.closed {
-		return net.ErrClosed
-	}
-	var errs []error
-	byAddr := make(map[netip.AddrPort]*live, len(cfg.Listeners))
-	for name, c := range cfg.Listeners {
-		l := m.active[name]
-		fresh := l == nil
-		if fresh {
-			l = &live{}
-		}
-		old := l.conf.Load()
-		if old == nil || old.Listener != c {
-			t, err := m.table(old, c)
-			if err != nil {
-				errs = append(errs, fmt.Errorf("listener %q: %w", name, err))
-				continue
-			}
-			l.conf.Store(t)
-			m.retire(old, t)
-		}
-		if c.Bind && l.lns == nil {
-			if err := m.open(l, c); err != nil {
-				errs = append(errs, fmt.Errorf("listener %q: %w", name, err))
-				if !l.retrying {
-					l.retrying = true
-					m.wg.Go(func() { m.retry(name, l) })
-				}
-			}
-		}
-		if !c.Bind {
-			l.failed = nil // nobody asks for sockets any more
-		}
-		m.active[name] = l
-		for _, a := range c.Addrs {
-			byAddr[a] = l
-		}
-	}
-	for name, l := range m.active {
-		if cfg.Listeners[name] == nil {
-			delete(m.active, name)
-			for _, ln := range l.lns {
-				_ = ln.Close()
-			}
-			m.retire(l.conf.Load(), nil)
-		}
-	}
-	m.byAddr.Store(&byAddr)
-	return errors.Join(errs...)
 }
 
 // table gives each chain of c a slot: the one it had, if it still matches the same connections in the same way.
@@ -242,10 +188,6 @@ func (m *Manager) table(old *table, c *conf.Listener) (*table, error) {
 			}
 		}
 		t.slots[fc] = s
-	}
-	for fc, s := range t.slots {
-		s.cur.Store(fc)
-		m.slots[s] = struct{}{}
 	}
 	return t, nil
 }
@@ -303,61 +245,7 @@ func (m *Manager) drop(s *slot) {
 	}
 }
 
-// open opens the sockets of l, or none and says so in l.failed. The caller holds mu.
-func (m *Manager) open(l *live, c *conf.Listener) error {
-	for _, a := range c.Addrs {
-		ln, err := m.o.Listen(m.ctx, a)
-		if err != nil {
-			for _, ln := range l.lns {
-				_ = ln.Close()
-			}
-			l.lns, l.failed = nil, &Failure{err, time.Now()}
-			return err
-		}
-		l.lns = append(l.lns, ln)
-	}
-	l.failed = nil
-	for _, ln := range l.lns {
-		m.wg.Go(func() { m.accept(l, ln) })
-	}
-	return nil
-}
-
-// retry opens the sockets of l once whoever has its address lets go: often that is an older process on its way out.
-func (m *Manager) retry(name string, l *live) {
-	for pause := firstPause; ; pause = min(2*pause, lastPause) {
-		t := time.NewTimer(pause)
-		select {
-		case <-t.C:
-		case <-m.ctx.Done():
-			t.Stop()
-			return
-		}
-		if m.reopen(name, l) {
-			return
-		}
-	}
-}
-
-// reopen is one attempt; it reports that no other is needed.
-func (m *Manager) reopen(name string, l *live) bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	c := l.conf.Load()
-	if m.closed || m.active[name] != l || !c.Bind || l.lns != nil {
-		l.retrying = false
-		return true
-	}
-	if err := m.open(l, c.Listener); err != nil {
-		m.o.Log.Debug("listener still not open", "listener", name, "err", err)
-		return false
-	}
-	l.retrying = false
-	m.o.Log.Info("listener open after all", "listener", name)
-	return true
-}
-
-func (m *Manager) accept(l *live, ln net.Listener) {
+func (m *Manager) accept(ln *socket) {
 	var pause time.Duration
 	for {
 		c, err := ln.Accept()
@@ -367,7 +255,7 @@ func (m *Manager) accept(l *live, ln net.Listener) {
 			}
 			// Out of descriptors, or the peer was gone before it was accepted: the socket itself is well.
 			pause = min(max(2*pause, time.Millisecond), time.Second)
-			m.o.Log.Warn("accept failed", "listener", l.conf.Load().Name, "err", err, "pause", pause)
+			m.o.Log.Warn("accept failed", "listener", ln.owner.Load().conf.Load().Name, "err", err, "pause", pause)
 			t := time.NewTimer(pause)
 			select {
 			case <-t.C:
@@ -378,7 +266,7 @@ func (m *Manager) accept(l *live, ln net.Listener) {
 			continue
 		}
 		pause = 0
-		m.wg.Go(func() { m.serve(l, c) })
+		m.wg.Go(func() { m.serve(ln.owner.Load(), c) })
 	}
 }
 
@@ -388,8 +276,8 @@ func (m *Manager) Addrs(name string) []net.Addr {
 	defer m.mu.Unlock()
 	var out []net.Addr
 	if l := m.active[name]; l != nil {
-		for _, ln := range l.lns {
-			out = append(out, ln.Addr())
+		for _, s := range l.sockets {
+			out = append(out, s.Addr())
 		}
 	}
 	return out
@@ -427,16 +315,18 @@ func (m *Manager) Drain(d Drain) {
 	m.mu.Lock()
 	m.closed = true
 	for _, l := range m.active {
-		for _, ln := range l.lns {
-			_ = ln.Close()
-		}
+		l.keep(nil)
 	}
+	for _, p := range m.changes {
+		p.discard()
+	}
+	clear(m.changes)
 	m.mu.Unlock()
 	m.ending.Store(true)
 	m.each(func(s *slot) { s.drain(true) })
-	quiet := time.AfterFunc(time.Second, m.decide) // the first bytes of a new connection are most likely on their way
-	m.left(d.Limit)
-	quiet.Stop()
+	undecided := time.AfterFunc(time.Second, m.decide) // the first bytes of a new connection are most likely on their way
+	m.quiet(d.Limit)
+	undecided.Stop()
 	m.cancel()
 	m.each((*slot).cut)
 	m.wg.Wait()
@@ -455,8 +345,8 @@ func (m *Manager) each(f func(*slot)) {
 	}
 }
 
-// left waits until no connection is left, at most for limit.
-func (m *Manager) left(limit time.Duration) {
+// quiet waits until no connection is left, at most for limit.
+func (m *Manager) quiet(limit time.Duration) {
 	var over <-chan time.Time
 	if limit >= 0 {
 		t := time.NewTimer(limit)

@@ -196,3 +196,12 @@ func linger(c net.Conn) {
 	_ = t.SetReadDeadline(time.Now().Add(lingerTime))
 	_, _ = io.Copy(io.Discard, t)
 }
+
+func addrPort(a net.Addr) netip.AddrPort {
+	t, ok := a.(*net.TCPAddr)
+	if !ok {
+		return netip.AddrPort{}
+	}
+	ap := t.AddrPort()
+	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/meshproof/meshproof/mesh/proxy/breaker"
+	"github.com/meshproof/meshproof/mesh/proxy/hangup"
 	"github.com/meshproof/meshproof/mesh/proxy/http1"
 )
 
@@ -383,8 +384,13 @@ func (c *Conn) Discard() {
 	c.pool.mu.Lock()
 	first := c.leave()
 	c.pool.mu.Unlock()
-	if first {
-		_ = c.Close() // nothing waits for what a lost connection has to say
+	if !first {
+		return
+	}
+	if c.Buffered() == 0 && c.BodyDone() && c.Err() == nil && !c.cutting {
+		_ = c.Close()
+	} else {
+		_ = hangup.Now(c.Conn) // the peer may not read
 	}
 }
 

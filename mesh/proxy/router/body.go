@@ -63,7 +63,7 @@ func (b *requestBody) take(s *filter.Stream) bool {
 		return false
 	}
 	b.whole, b.complete = p, true
-	s.Rec.BytesIn += int64(len(p))
+	s.Rec.BodyIn(p)
 	if len(p) > 0 && s.Req.Major == 2 {
 		_, err = s.In.NextBody() // the end, which brings the trailers and leaves the piece as it is
 		return errors.Is(err, io.EOF)
@@ -107,11 +107,11 @@ func (b *requestBody) run(p *pump, s *filter.Stream, c pool.Stream, x *exchange)
 		if err != nil {
 			if !p.stopped.Load() {
 				p.gone = true
-				s.SetDeadline(time.Unix(1, 0)) // wakes the reader of the answer
+				x.bounds.left(x) // the reader of the answer among them
 			}
 			return
 		}
-		s.Rec.BytesIn += int64(len(piece))
+		s.Rec.BodyIn(piece)
 		s.Moved()
 		if len(b.saved)+len(piece) > maxReplay {
 			b.overflow = true
@@ -126,15 +126,11 @@ func (b *requestBody) run(p *pump, s *filter.Stream, c pool.Stream, x *exchange)
 		}
 	}
 	p.read.Store(true)
+	if !p.stopped.Load() {
+		x.bounds.complete(x)
+	}
 	_ = c.End(&s.Req.Trailers)
 	p.sent = c.Flush() == nil
-	if x.timeout > 0 && !p.stopped.Load() {
-		now := time.Now()
-		if x.deadline.IsZero() { // whoever stops the pump reads it after that
-			x.deadline = now.Add(x.timeout)
-		}
-		x.setDeadline(now)
-	}
 }
 
 // stop ends the pump and reports whether the client is gone.

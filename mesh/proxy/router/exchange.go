@@ -38,9 +38,9 @@ type exchange struct {
 	http2   bool     // to the upstream
 
 	timeout  time.Duration // of all tries; 0 none
-	perTry   time.Duration
-	deadline time.Time // of the whole, once the request is complete
-	ends     time.Time // of the stream, from its begin
+	perTry   time.Duration // from the request's end to the answer's begin; 0 none
+	ends     time.Time     // of the stream, from its begin
+	bounds   bounds
 	opening  opening
 	retry    retryState
 	retrying bool // holds one of the cluster's retries
@@ -84,7 +84,7 @@ func (x *exchange) run(ctx context.Context) {
 	defer x.cluster.Stats.ActiveRequests.Add(-1)
 	defer x.giveRetry()
 	if x.timeout > 0 && x.body.complete {
-		x.deadline = time.Now().Add(x.timeout)
+		x.bounds.deadline = time.Now().Add(x.timeout)
 	}
 	fresh := false
 	for {
@@ -157,13 +157,13 @@ func (x *exchange) try(ctx context.Context, m upstream.Member, fresh bool) resul
 	if x.s.AttemptCount == 1 && x.route.Forward.AutoHost && m.Endpoint.Host != "" {
 		setHost(s, x.route.Forward, []byte(m.Endpoint.Host))
 	}
-	x.opening = opening{parent: ctx, s: s, until: earlier(x.deadline, x.ends)}
+	x.opening = opening{parent: ctx, s: s, until: earlier(x.bounds.deadline, x.ends)}
 	c, err := m.Open(&x.opening, fresh, x.http2)
 	x.opening.end()
 	if errors.Is(err, breaker.ErrOverflow) {
 		return x.overflow()
 	}
-	if err != nil && (s.Interrupted() != 0 || passed(x.deadline) || x.over()) {
+	if err != nil && (s.Interrupted() != 0 || passed(x.bounds.deadline) || x.over()) {
 		return x.tooLate() // by our own clock: that is not the host's fault
 	}
 	if err != nil {
@@ -198,7 +198,7 @@ func (x *exchange) try(ctx context.Context, m upstream.Member, fresh bool) resul
 	m.Active.Add(1)
 	defer m.Active.Add(-1)
 	sent := time.Now()
-	x.setDeadline(sent)
+	x.bounds.begin(x, sent)
 	c.Request(&s.Req)
 	x.body.send(s, c, x)
 	if x.body.pump == nil {
@@ -221,28 +221,6 @@ func (x *exchange) overflow() result {
 	x.reset = "overflow"
 	return failed
 }
-
-// setDeadline bounds the wait for the answer of a try that has waited since now.
-func (x *exchange) setDeadline(now time.Time) {
-	d := earlier(x.deadline, x.ends)
-	if x.perTry > 0 {
-		d = earlier(d, now.Add(x.perTry))
-	}
-	if !d.IsZero() {
-		x.s.SetDeadline(d)
-	}
-}
-
-// earlier is the first of two moments, of which zero never comes.
-func earlier(a, b time.Time) time.Time {
-	if a.IsZero() || !b.IsZero() && b.Before(a) {
-		return b
-	}
-	return a
-}
-
-// passed reports whether a moment is over; zero never is.
-func passed(t time.Time) bool { return !t.IsZero() && !time.Now().Before(t) }
 
 // giveBack ends the exchange with the upstream; whole says that it was complete.
 func (x *exchange) giveBack(c pool.Stream, whole bool) {
@@ -308,7 +286,7 @@ func (x *exchange) lost(c pool.Stream, err error) result {
 	var bad *http1.ParseError
 	var peerReset *http2.ResetError
 	switch {
-	case errors.Is(err, os.ErrDeadlineExceeded) && (x.over() || passed(x.deadline)):
+	case errors.Is(err, os.ErrDeadlineExceeded) && (x.over() || passed(x.bounds.deadline)):
 		return x.tooLate()
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		st.Timeouts.Add(1)
@@ -397,6 +375,7 @@ func (x *exchange) answer(c pool.Stream, m upstream.Member) result {
 	}
 	closing := s.Resp.Close
 	s.WriteHead()
+	x.bounds.answered(x)
 	return x.stream(c, m, closing)
 }
 
@@ -430,7 +409,7 @@ func (x *exchange) stream(c pool.Stream, m upstream.Member, closing bool) result
 			s.CloseAfter = true
 			return done
 		}
-		s.Rec.BytesOut += int64(len(p))
+		s.Rec.BodyOut(p)
 		s.Moved()
 		if s.Out.Body(p) == nil && !c.BodyDone() && c.Buffered() == 0 {
 			_ = s.Out.Flush()
@@ -506,6 +485,7 @@ func (x *exchange) tunnel(st pool.Stream) result {
 		up <- n
 	}()
 	s.Rec.BytesOut += copyAfter(s.Conn.Conn, moving{c.Conn, s}, late)
+	c.CutWrites()
 	x.giveBack(c, false)
 	_ = s.Conn.SetReadDeadline(time.Unix(1, 0))
 	s.Rec.BytesIn += <-up

@@ -34,6 +34,7 @@ type front struct {
 	wg      sync.WaitGroup
 	ups     chan net.Conn // the endpoint's ends
 	hole    bool          // the endpoint is never reached
+	tls     upstream.TLSBuilder
 
 	mu      sync.Mutex
 	records []telemetry.Record
@@ -49,7 +50,7 @@ func newFront(t *testing.T, f conf.Forward, change ...func(*front)) *front {
 	for _, c := range change {
 		c(p)
 	}
-	p.set = upstream.NewSet(nil, p.connect)
+	p.set = upstream.NewSet(p.tls, p.connect)
 	apply := func(cs ...*conf.Cluster) {
 		cfg := &conf.Config{Clusters: map[string]*conf.Cluster{}}
 		for _, c := range cs {

@@ -230,7 +230,7 @@ func (x *exchange) wait(ctx context.Context) bool {
 	window := time.Duration(1<<min(n, 20)-1) * x.retry.base
 	d := rand.N(max(window, 1))
 	d = min(d, x.retry.max)
-	if !x.deadline.IsZero() && time.Until(x.deadline) <= d {
+	if !x.bounds.deadline.IsZero() && time.Until(x.bounds.deadline) <= d {
 		x.s.Rec.Flags |= telemetry.UpstreamRequestTimeout
 		return false
 	}

@@ -155,7 +155,7 @@ func TestBackOff(t *testing.T) {
 			}
 		}
 		x := attempt(&conf.Retry{On: conf.Retry5xx, Num: 5, BackoffBase: time.Hour, BackoffMax: time.Hour})
-		x.deadline = time.Now().Add(time.Microsecond)
+		x.bounds.deadline = time.Now().Add(time.Microsecond)
 		if x.wait(t.Context()) || x.s.Rec.Flags != telemetry.UpstreamRequestTimeout {
 			t.Errorf("waited beyond the deadline: %s", x.s.Rec.Flags)
 		}

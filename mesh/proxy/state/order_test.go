@@ -32,6 +32,27 @@ func fromADS() *corev3.ConfigSource {
 	return &corev3.ConfigSource{ConfigSourceSpecifier: &corev3.ConfigSource_Ads{}}
 }
 
+// listenerTo is the listener "80" with routes of the given name.
+func listenerTo(t *testing.T, routes string) *listenerv3.Listener {
+	t.Helper()
+	manager := &hcmv3.HttpConnectionManager{
+		StatPrefix:     "test",
+		RouteSpecifier: &hcmv3.HttpConnectionManager_Rds{Rds: &hcmv3.Rds{RouteConfigName: routes, ConfigSource: fromADS()}},
+		HttpFilters: []*hcmv3.HttpFilter{{
+			Name: "envoy.filters.http.router", ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: pack(t, &routerv3.Router{})},
+		}},
+	}
+	return &listenerv3.Listener{
+		Name: "80",
+		Address: &corev3.Address{Address: &corev3.Address_SocketAddress{SocketAddress: &corev3.SocketAddress{
+			Address: "127.0.0.1", PortSpecifier: &corev3.SocketAddress_PortValue{PortValue: 8080},
+		}}},
+		FilterChains: []*listenerv3.FilterChain{{Filters: []*listenerv3.Filter{{
+			Name: "envoy.filters.network.http_connection_manager", ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: pack(t, manager)},
+		}}}},
+	}
+}
+
 // Routes wait for the endpoints of a new cluster. If the cluster goes before they came, the routes must go on waiting: to publish
 // them then would send requests to a cluster that was never there.
 func TestRoutesWaitForAClusterThatWentAgain(t *testing.T) {
@@ -68,22 +89,7 @@ func TestRoutesWaitForAClusterThatWentAgain(t *testing.T) {
 			}
 		}
 	}
-	manager := &hcmv3.HttpConnectionManager{
-		StatPrefix:     "test",
-		RouteSpecifier: &hcmv3.HttpConnectionManager_Rds{Rds: &hcmv3.Rds{RouteConfigName: "80", ConfigSource: fromADS()}},
-		HttpFilters: []*hcmv3.HttpFilter{{
-			Name: "envoy.filters.http.router", ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: pack(t, &routerv3.Router{})},
-		}},
-	}
-	listener := &listenerv3.Listener{
-		Name: "80",
-		Address: &corev3.Address{Address: &corev3.Address_SocketAddress{SocketAddress: &corev3.SocketAddress{
-			Address: "127.0.0.1", PortSpecifier: &corev3.SocketAddress_PortValue{PortValue: 8080},
-		}}},
-		FilterChains: []*listenerv3.FilterChain{{Filters: []*listenerv3.Filter{{
-			Name: "envoy.filters.network.http_connection_manager", ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: pack(t, manager)},
-		}}}},
-	}
+	listener := listenerTo(t, "80")
 
 	apply(client.Update{Type: xds.ClusterType, Upserts: []client.Resource{cluster("old")}})
 	apply(client.Update{Type: xds.EndpointType, Upserts: []client.Resource{endpoints("old")}})

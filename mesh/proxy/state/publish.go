@@ -8,24 +8,73 @@ import (
 	"github.com/meshproof/meshproof/mesh/xds"
 )
 
-// publish builds the next configuration and makes it current if it differs. The caller holds mu.
-func (s *State) publish() {
+// publish builds the next configuration and makes it current if it differs. Listeners that are refused, and returned, are as they
+// were. The caller holds mu.
+func (s *State) publish(now time.Time) (refused map[string]error) {
 	if !s.first[xds.ClusterType] || !s.first[xds.ListenerType] {
-		return // nothing is complete yet
+		return nil // nothing is complete yet
 	}
 	next, warm := s.build()
-	if !warm && !s.warm {
-		return // the first configuration is published whole: until then the proxy is not ready
+	for s.due(next, warm) && s.o.Prepare != nil {
+		why := s.o.Prepare(next)
+		if len(why) == 0 {
+			break
+		}
+		if refused == nil {
+			refused = map[string]error{}
+		}
+		maps.Copy(refused, why)
+		for name, err := range why {
+			s.refuse(name, err, now)
+		}
+		s.subscribe(now)
+		next, warm = s.build()
+	}
+	if !s.due(next, warm) {
+		return refused
 	}
 	s.warm = true
-	if maps.Equal(next.Listeners, s.published.Listeners) && maps.Equal(next.Routes, s.published.Routes) && maps.Equal(next.Clusters, s.published.Clusters) && !s.updated.IsZero() {
-		return
-	}
-	s.published, s.updated = next, time.Now()
+	s.published, s.updated = next, now
+	s.serve(next)
 	s.o.Publish(next)
 	select {
 	case s.changed <- struct{}{}:
 	default:
+	}
+	return refused
+}
+
+// due reports whether next is to be published. The first configuration is published whole: until then the proxy is not ready.
+func (s *State) due(next *conf.Config, warm bool) bool {
+	if !warm && !s.warm {
+		return false
+	}
+	p := s.published
+	return s.updated.IsZero() || !maps.Equal(next.Listeners, p.Listeners) || !maps.Equal(next.Routes, p.Routes) || !maps.Equal(next.Clusters, p.Clusters)
+}
+
+// refuse puts a listener back to what is served, which may be nothing.
+func (s *State) refuse(name string, why error, now time.Time) {
+	l := s.listeners[name]
+	s.rejected[xds.ListenerType+"/"+name] = Rejection{xds.ListenerType, name, l.version, why.Error(), now}
+	if was := s.served[name]; was != nil && was != l {
+		s.listeners[name] = was
+	} else {
+		delete(s.listeners, name)
+	}
+}
+
+// serve notes where the listeners of next came from.
+func (s *State) serve(next *conf.Config) {
+	for name := range s.served {
+		if next.Listeners[name] == nil {
+			delete(s.served, name)
+		}
+	}
+	for name, l := range next.Listeners {
+		if e := s.listeners[name]; e.value == l {
+			s.served[name] = e
+		}
 	}
 }
 

@@ -32,6 +32,9 @@ const Absent = 15 * time.Second
 type Options struct {
 	// Subscribe makes names the resources that are asked for.
 	Subscribe func(typeURL string, names []string)
+	// Prepare does what can fail of publishing a configuration that is a candidate, and returns why listeners cannot be had, by
+	// name; nil refuses none. Publish follows, or Prepare with another candidate.
+	Prepare func(*conf.Config) (refused map[string]error)
 	// Publish makes a configuration current. It is called by one goroutine at a time, in order.
 	Publish func(*conf.Config)
 	Log     *slog.Logger
@@ -51,6 +54,7 @@ type State struct {
 	kept      map[string]time.Time // clusters that were removed while something leads to them
 	vanished  map[string]time.Time // clusters that were removed before they were complete
 	published *conf.Config
+	served    map[string]*entry[*conf.Listener] // the listeners of published, as they came
 	warm      bool
 	changed   chan struct{}
 	updated   time.Time
@@ -83,7 +87,7 @@ func New(o Options) *State {
 		o: o, clusters: map[string]*clusterEntry{}, endpoints: map[string]*entry[*conf.Endpoints]{}, listeners: map[string]*entry[*conf.Listener]{},
 		routes: map[string]*entry[*conf.RouteTable]{}, waiting: map[string]time.Time{}, first: map[string]bool{},
 		published: &conf.Config{}, changed: make(chan struct{}, 1), rejected: map[string]Rejection{},
-		vanished: map[string]time.Time{},
+		vanished: map[string]time.Time{}, served: map[string]*entry[*conf.Listener]{},
 	}
 }
 
@@ -117,7 +121,13 @@ func (s *State) Apply(u client.Update) error {
 	}
 	s.first[u.Type] = true
 	s.subscribe(now)
-	s.publish()
+	for name, err := range s.publish(now) {
+		if u.Type == xds.ListenerType && got[name] {
+			errs = append(errs, err)
+			continue
+		}
+		s.o.Log.Error("listener refused", "listener", name, "err", err) // its own update was answered long ago
+	}
 	return errors.Join(errs...)
 }
 
@@ -316,8 +326,11 @@ func (s *State) expire(now time.Time) {
 			gone = true
 		}
 	}
-	if gone {
-		s.publish()
+	if !gone {
+		return
+	}
+	for name, err := range s.publish(now) {
+		s.o.Log.Error("listener refused", "listener", name, "err", err)
 	}
 }
 

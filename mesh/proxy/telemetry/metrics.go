@@ -17,11 +17,13 @@ import (
 
 // Metrics counts Istio's standard metrics. One exchange costs one map look-up and a few atomic additions.
 type Metrics struct {
-	self conf.Workload
+	self    conf.Workload
+	version string
 
 	mu    sync.RWMutex
 	http  seriesOf[httpKey, httpSeries]
 	tcp   seriesOf[tcpKey, tcpSeries]
+	grpc  map[string]*messageSeries  // by labels
 	peers map[conf.Workload]struct{} // those that have labels
 }
 
@@ -41,9 +43,9 @@ const (
 	maxName = 253
 )
 
-// NewMetrics returns counters for a proxy of the given workload. self must not change.
-func NewMetrics(self conf.Workload) *Metrics {
-	m := &Metrics{self: self, peers: map[conf.Workload]struct{}{}}
+// NewMetrics returns counters for a proxy of the given workload and version; "" is an unknown one. self must not change.
+func NewMetrics(self conf.Workload, version string) *Metrics {
+	m := &Metrics{self: self, version: version, grpc: map[string]*messageSeries{}, peers: map[conf.Workload]struct{}{}}
 	m.http.all, m.http.known = map[string]*httpSeries{}, map[httpKey]*httpSeries{}
 	m.tcp.all, m.tcp.known = map[string]*tcpSeries{}, map[tcpKey]*tcpSeries{}
 	return m
@@ -120,12 +122,25 @@ func (h *histogram) observe(bounds []float64, v float64, unit uint64) {
 }
 
 type httpSeries struct {
+	age
 	requests      atomic.Uint64
 	duration      histogram
 	reqSize, resp histogram
+	messages      *messageSeries // of gRPC calls
+	peer          *conf.Workload // that the labels name, if it named itself
 }
 
-type tcpSeries struct{ opened, closed, sent, received atomic.Uint64 }
+// messageSeries is of gRPC messages. Istio counts them while a call goes on, when its outcome is not known: series of calls
+// that ended in different ways share one.
+type messageSeries struct {
+	age
+	in, out atomic.Uint64
+}
+
+type tcpSeries struct {
+	age
+	opened, closed, sent, received atomic.Uint64
+}
 
 // HTTP counts one finished exchange.
 func (m *Metrics) HTTP(r *Record) {
@@ -142,18 +157,42 @@ func (m *Metrics) HTTP(r *Record) {
 		k.grpc = grpcStatus(r)
 	}
 	m.mu.RLock()
+	defer m.mu.RUnlock() // no series expires while something is counted in it
 	s := m.http.known[k]
-	m.mu.RUnlock()
-	if s == nil {
-		m.mu.Lock()
-		s = m.http.add(k, m.httpLabels(k))
-		m.mu.Unlock()
+	for s == nil {
+		m.mu.RUnlock()
+		m.addHTTP(k)
+		m.mu.RLock()
+		s = m.http.known[k]
 	}
+	s.touch()
 	s.requests.Add(1)
 	s.duration.observe(durationBounds, float64(r.Duration)/float64(time.Millisecond), uint64(r.Duration.Microseconds()))
 	in, out := r.BytesIn+r.HeadIn, r.BytesOut+r.HeadOut
 	s.reqSize.observe(sizeBounds, float64(in), uint64(in))
 	s.resp.observe(sizeBounds, float64(out), uint64(out))
+	if x := s.messages; x != nil {
+		x.touch()
+		x.in.Add(r.MessagesIn.N)
+		x.out.Add(r.MessagesOut.N)
+	}
+}
+
+// addHTTP makes the series of k known.
+func (m *Metrics) addHTTP(k httpKey) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	peer := m.known(k.peer)
+	ends := m.ends(k.direction, k.cluster, k.endpoint, peer, k.principal, k.mtls)
+	s := m.http.add(k, httpLabels(k, ends))
+	s.peer = peer
+	if !k.isGRPC {
+		return
+	}
+	if s.messages = m.grpc[ends]; s.messages == nil {
+		s.messages = new(messageSeries)
+		m.grpc[ends] = s.messages
+	}
 }
 
 // grpcStatus is that of the trailers, or of a response that has nothing but a head. Codes are shared strings, and others
@@ -177,42 +216,48 @@ func grpcStatus(r *Record) string {
 var grpcCodes = []string{"0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13", "14", "15", "16"}
 
 // TCPOpened counts a connection; TCPClosed counts its end and its bytes.
-func (m *Metrics) TCPOpened(r *Record) { m.tcpSeries(r).opened.Add(1) }
+func (m *Metrics) TCPOpened(r *Record) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.tcpSeries(r).opened.Add(1)
+}
 
 // TCPClosed counts the end of a connection.
 func (m *Metrics) TCPClosed(r *Record) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	s := m.tcpSeries(r)
 	s.closed.Add(1)
 	s.sent.Add(uint64(r.BytesOut))
 	s.received.Add(uint64(r.BytesIn))
 }
 
+// tcpSeries returns the series of r. The caller holds mu.
 func (m *Metrics) tcpSeries(r *Record) *tcpSeries {
-	k := tcpKey{direction: r.Direction, cluster: r.Cluster, mtls: r.MTLS, principal: r.UpstreamURI}
+	k := tcpKey{direction: r.Direction, cluster: r.Cluster, flags: r.Flags, mtls: r.MTLS, principal: r.UpstreamURI}
 	if r.Direction == conf.Inbound {
 		k.principal = r.PeerURI
 	}
 	if r.Endpoint != nil {
 		k.endpoint = r.Endpoint.Workload
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if s := m.tcp.known[k]; s != nil {
-		return s
+	s := m.tcp.known[k]
+	if s == nil {
+		s = m.tcp.add(k, m.ends(k.direction, k.cluster, k.endpoint, nil, k.principal, k.mtls)+
+			`,request_protocol="tcp",response_flags="`+k.flags.String()+`",connection_security_policy="`+policy(k.direction, k.mtls)+`"`)
 	}
-	return m.tcp.add(k, m.common(k.direction, k.cluster, k.endpoint, nil, k.principal, k.mtls, "tcp")+
-		`,response_flags="`+k.flags.String()+`",connection_security_policy="`+policy(k.direction, k.mtls)+`"`)
+	s.touch()
+	return s
 }
 
-// httpLabels renders the labels of k, without braces. The caller holds mu.
-func (m *Metrics) httpLabels(k httpKey) string {
+// httpLabels renders the labels of k, of which ends are a part, without braces.
+func httpLabels(k httpKey, ends string) string {
 	protocol := "http"
 	if k.isGRPC {
 		protocol = "grpc"
 	}
-	return m.common(k.direction, k.cluster, k.endpoint, m.known(k.peer), k.principal, k.mtls, protocol) +
-		`,response_code="` + strconv.Itoa(k.status) + `",grpc_response_status="` + k.grpc + `",response_flags="` + k.flags.String() +
-		`",connection_security_policy="` + policy(k.direction, k.mtls) + `"`
+	return ends + `,request_protocol="` + protocol + `",response_code="` + strconv.Itoa(k.status) + `",grpc_response_status="` + k.grpc +
+		`",response_flags="` + k.flags.String() + `",connection_security_policy="` + policy(k.direction, k.mtls) + `"`
 }
 
 // known returns the peer if it may have labels, or nil. The caller holds mu.
@@ -235,16 +280,16 @@ func (m *Metrics) known(peer *conf.Workload) *conf.Workload {
 	return peer
 }
 
-// label names in Istio's order.
+// label names of both ends in Istio's order.
 var labelNames = []string{"reporter", "source_workload", "source_canonical_service", "source_canonical_revision", "source_workload_namespace",
 	"source_principal", "source_app", "source_version", "source_cluster", "destination_workload", "destination_workload_namespace",
 	"destination_principal", "destination_app", "destination_version", "destination_service", "destination_canonical_service",
-	"destination_canonical_revision", "destination_service_name", "destination_service_namespace", "destination_cluster", "request_protocol"}
+	"destination_canonical_revision", "destination_service_name", "destination_service_namespace", "destination_cluster"}
 
 var unknown = &conf.Workload{Name: "unknown", Namespace: "unknown", Canonical: "unknown", CanonicalRevision: "latest", Cluster: "unknown", App: "unknown", Version: "unknown"}
 
-// common renders the labels that HTTP and TCP share, without braces.
-func (m *Metrics) common(dir conf.Direction, cl *conf.Cluster, endpoint, peer *conf.Workload, principal string, mtls bool, protocol string) string {
+// ends renders the labels that every series of traffic has, who calls whom, without braces.
+func (m *Metrics) ends(dir conf.Direction, cl *conf.Cluster, endpoint, peer *conf.Workload, principal string, mtls bool) string {
 	src, dst := &m.self, endpoint
 	srcPrincipal, dstPrincipal := "unknown", "unknown"
 	reporter := "source"
@@ -277,7 +322,7 @@ func (m *Metrics) common(dir conf.Direction, cl *conf.Cluster, endpoint, peer *c
 		svc = conf.Service{Name: m.self.Canonical, Namespace: m.self.Namespace, Host: m.self.Canonical + "." + m.self.Namespace + ".svc.cluster.local"}
 	}
 	values := []string{reporter, src.Name, src.Canonical, src.CanonicalRevision, src.Namespace, srcPrincipal, src.App, src.Version, src.Cluster,
-		dst.Name, dst.Namespace, dstPrincipal, dst.App, dst.Version, svc.Host, dst.Canonical, dst.CanonicalRevision, svc.Name, svc.Namespace, dst.Cluster, protocol}
+		dst.Name, dst.Namespace, dstPrincipal, dst.App, dst.Version, svc.Host, dst.Canonical, dst.CanonicalRevision, svc.Name, svc.Namespace, dst.Cluster}
 	var b strings.Builder
 	for i, n := range labelNames {
 		if i > 0 {
@@ -322,49 +367,48 @@ func policy(dir conf.Direction, mtls bool) string {
 	return "none"
 }
 
-// WritePrometheus writes every counter in Prometheus' text format.
+// WritePrometheus writes every counter, and the version, in Prometheus' text format.
 func (m *Metrics) WritePrometheus(w io.Writer) {
 	m.mu.RLock()
-	https, tcps := maps.Clone(m.http.all), maps.Clone(m.tcp.all) // w may be slow
+	https, tcps, grpcs := maps.Clone(m.http.all), maps.Clone(m.tcp.all), maps.Clone(m.grpc) // w may be slow
 	m.mu.RUnlock()
+	maps.DeleteFunc(grpcs, func(_ string, s *messageSeries) bool { return s.in.Load()+s.out.Load() == 0 })
+	var tag strings.Builder
+	label(&tag, "tag", or(m.version))
+	fmt.Fprintf(w, "# TYPE istio_build gauge\nistio_build{component=\"proxy\",%s} 1\n", tag.String())
+	writeCounter(w, "istio_requests_total", https, func(s *httpSeries) *atomic.Uint64 { return &s.requests })
 	labels := slices.Sorted(maps.Keys(https))
-	if len(labels) > 0 {
-		fmt.Fprintf(w, "# TYPE istio_requests_total counter\n")
-		for _, l := range labels {
-			fmt.Fprintf(w, "istio_requests_total{%s} %d\n", l, https[l].requests.Load())
-		}
-		for _, h := range []struct {
-			name   string
-			pick   func(*httpSeries) *histogram
-			bounds []float64
-			unit   float64
-		}{
-			{"istio_request_duration_milliseconds", func(s *httpSeries) *histogram { return &s.duration }, durationBounds, 1e-3},
-			{"istio_request_bytes", func(s *httpSeries) *histogram { return &s.reqSize }, sizeBounds, 1},
-			{"istio_response_bytes", func(s *httpSeries) *histogram { return &s.resp }, sizeBounds, 1},
-		} {
-			fmt.Fprintf(w, "# TYPE %s histogram\n", h.name)
-			for _, l := range labels {
-				writeHistogram(w, h.name, l, h.pick(https[l]), h.bounds, h.unit)
-			}
-		}
-	}
-	labels = slices.Sorted(maps.Keys(tcps))
-	for _, c := range []struct {
-		name string
-		pick func(*tcpSeries) *atomic.Uint64
+	for _, h := range []struct {
+		name   string
+		pick   func(*httpSeries) *histogram
+		bounds []float64
+		unit   float64
 	}{
-		{"istio_tcp_connections_opened_total", func(s *tcpSeries) *atomic.Uint64 { return &s.opened }},
-		{"istio_tcp_connections_closed_total", func(s *tcpSeries) *atomic.Uint64 { return &s.closed }},
-		{"istio_tcp_sent_bytes_total", func(s *tcpSeries) *atomic.Uint64 { return &s.sent }},
-		{"istio_tcp_received_bytes_total", func(s *tcpSeries) *atomic.Uint64 { return &s.received }},
+		{"istio_request_duration_milliseconds", func(s *httpSeries) *histogram { return &s.duration }, durationBounds, 1e-3},
+		{"istio_request_bytes", func(s *httpSeries) *histogram { return &s.reqSize }, sizeBounds, 1},
+		{"istio_response_bytes", func(s *httpSeries) *histogram { return &s.resp }, sizeBounds, 1},
 	} {
 		for i, l := range labels {
 			if i == 0 {
-				fmt.Fprintf(w, "# TYPE %s counter\n", c.name)
+				fmt.Fprintf(w, "# TYPE %s histogram\n", h.name)
 			}
-			fmt.Fprintf(w, "%s{%s} %d\n", c.name, l, c.pick(tcps[l]).Load())
+			writeHistogram(w, h.name, l, h.pick(https[l]), h.bounds, h.unit)
 		}
+	}
+	writeCounter(w, "istio_request_messages_total", grpcs, func(s *messageSeries) *atomic.Uint64 { return &s.in })
+	writeCounter(w, "istio_response_messages_total", grpcs, func(s *messageSeries) *atomic.Uint64 { return &s.out })
+	writeCounter(w, "istio_tcp_connections_opened_total", tcps, func(s *tcpSeries) *atomic.Uint64 { return &s.opened })
+	writeCounter(w, "istio_tcp_connections_closed_total", tcps, func(s *tcpSeries) *atomic.Uint64 { return &s.closed })
+	writeCounter(w, "istio_tcp_sent_bytes_total", tcps, func(s *tcpSeries) *atomic.Uint64 { return &s.sent })
+	writeCounter(w, "istio_tcp_received_bytes_total", tcps, func(s *tcpSeries) *atomic.Uint64 { return &s.received })
+}
+
+func writeCounter[S any](w io.Writer, name string, all map[string]*S, pick func(*S) *atomic.Uint64) {
+	for i, l := range slices.Sorted(maps.Keys(all)) {
+		if i == 0 {
+			fmt.Fprintf(w, "# TYPE %s counter\n", name)
+		}
+		fmt.Fprintf(w, "%s{%s} %d\n", name, l, pick(all[l]).Load())
 	}
 }
 

@@ -69,6 +69,8 @@ type Record struct {
 	BytesOut int64
 	HeadIn   int64
 	HeadOut  int64
+	// Of gRPC: what the client and what the server said.
+	MessagesIn, MessagesOut Messages
 
 	Direction     conf.Direction
 	Cluster       *conf.Cluster
@@ -85,4 +87,20 @@ type Record struct {
 	MTLS          bool           // on the side that faces the other workload
 	Peer          *conf.Workload // told by metadata headers; nil unknown
 	UpstreamURI   string
+}
+
+// BodyIn counts a piece of the request's body.
+func (r *Record) BodyIn(p []byte) {
+	r.BytesIn += int64(len(p))
+	if r.GRPC {
+		r.MessagesIn.Add(p)
+	}
+}
+
+// BodyOut counts a piece of the answer's body.
+func (r *Record) BodyOut(p []byte) {
+	r.BytesOut += int64(len(p))
+	if r.GRPC {
+		r.MessagesOut.Add(p)
+	}
 }

@@ -182,7 +182,7 @@ func TestLogThatFails(t *testing.T) {
 
 // TestMetrics: Istio's names, labels and buckets, for a sidecar's two directions and for TCP.
 func TestMetrics(t *testing.T) {
-	m := NewMetrics(conf.Workload{Name: "productpage", Namespace: "default", Canonical: "productpage", CanonicalRevision: "v1", Cluster: "east", App: "productpage", Version: "v1", Principal: "spiffe://td/ns/default/sa/productpage"})
+	m := NewMetrics(conf.Workload{Name: "productpage", Namespace: "default", Canonical: "productpage", CanonicalRevision: "v1", Cluster: "east", App: "productpage", Version: "v1", Principal: "spiffe://td/ns/default/sa/productpage"}, "1.2.3")
 	out := record()
 	m.HTTP(out)
 	m.HTTP(out)
@@ -195,6 +195,9 @@ func TestMetrics(t *testing.T) {
 	m.HTTP(in)
 	tcp := record()
 	tcp.Req, tcp.Resp = nil, nil
+	m.TCPOpened(tcp)
+	m.TCPClosed(tcp)
+	tcp.Flags = UpstreamConnectionFailure | RetryLimitExceeded
 	m.TCPOpened(tcp)
 	m.TCPClosed(tcp)
 	// The same labels from a cluster of a later push are one series.
@@ -215,6 +218,9 @@ func TestMetrics(t *testing.T) {
 	if got.String() != string(want) {
 		t.Errorf("metrics (write them anew with -update):\n%s", got.String())
 	}
+	if n := strings.Count(got.String(), `request_protocol="tcp",response_flags="UF,URX"`); n != 4 {
+		t.Errorf("%d series of connections that failed, want 4", n)
+	}
 	if n := strings.Count(got.String(), "istio_requests_total{"); n != 3 {
 		t.Errorf("%d series of requests, want 3", n)
 	}
@@ -226,7 +232,7 @@ func TestMetrics(t *testing.T) {
 // TestMetricsOverPushes: every push makes new clusters and workloads; equal ones go on in the same series, and those that
 // left are not held.
 func TestMetricsOverPushes(t *testing.T) {
-	m := NewMetrics(conf.Workload{Name: "a"})
+	m := NewMetrics(conf.Workload{Name: "a"}, "1.2.3")
 	push := func() weak.Pointer[conf.Cluster] {
 		r := record()
 		w := *r.Endpoint.Workload
@@ -261,7 +267,7 @@ func TestMetricsOverPushes(t *testing.T) {
 
 // TestMetricsOfManyPeers: who a client says it is costs a series only so often, and only if it could be a name.
 func TestMetricsOfManyPeers(t *testing.T) {
-	m := NewMetrics(conf.Workload{Name: "a"})
+	m := NewMetrics(conf.Workload{Name: "a"}, "1.2.3")
 	in := record()
 	in.Direction, in.Endpoint = conf.Inbound, nil
 	for i := range 3 * maxPeers {
@@ -284,12 +290,23 @@ func TestMetricsOfManyPeers(t *testing.T) {
 			t.Errorf("no series like %s", want)
 		}
 	}
-	m = NewMetrics(conf.Workload{Name: "a"})
+	m = NewMetrics(conf.Workload{Name: "a"}, "1.2.3")
 	in.Peer = &conf.Workload{Name: "b", App: strings.Repeat("x", 254)}
 	m.HTTP(in)
 	got.Reset()
 	m.WritePrometheus(&got)
 	if !strings.Contains(got.String(), `source_workload="unknown"`) {
 		t.Error("a peer whose names are no names has labels")
+	}
+}
+
+// TestBuild: the version is told before there is any traffic.
+func TestBuild(t *testing.T) {
+	for version, tag := range map[string]string{"1.2.3": "1.2.3", "": "unknown"} {
+		var got bytes.Buffer
+		NewMetrics(conf.Workload{Name: "a"}, version).WritePrometheus(&got)
+		if want := "# TYPE istio_build gauge\nistio_build{component=\"proxy\",tag=\"" + tag + "\"} 1\n"; got.String() != want {
+			t.Errorf("%q: %s, want %s", version, got.String(), want)
+		}
 	}
 }

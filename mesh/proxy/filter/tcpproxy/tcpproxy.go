@@ -16,6 +16,7 @@ import (
 	"github.com/meshproof/meshproof/mesh/proxy/breaker"
 	"github.com/meshproof/meshproof/mesh/proxy/conf"
 	"github.com/meshproof/meshproof/mesh/proxy/filter"
+	"github.com/meshproof/meshproof/mesh/proxy/hangup"
 	"github.com/meshproof/meshproof/mesh/proxy/outlier"
 	"github.com/meshproof/meshproof/mesh/proxy/router"
 	"github.com/meshproof/meshproof/mesh/proxy/telemetry"
@@ -43,9 +44,13 @@ func (p *Proxy) Serve(ctx context.Context, c *filter.Conn) {
 	if up != nil {
 		host.Active.Add(1)
 		rec.UpstreamLocal = up.LocalAddr().String()
-		join(ctx, c, up, t.IdleTimeout, rec)
+		whole := join(ctx, c, up, t.IdleTimeout, rec)
 		host.Active.Add(-1)
-		_ = up.Close() // both directions have ended
+		if whole {
+			_ = up.Close()
+		} else {
+			_ = hangup.Now(up)
+		}
 		bound.Give()
 	}
 	rec.Duration = time.Since(rec.Start)
@@ -69,7 +74,7 @@ func (p *Proxy) connect(ctx context.Context, c *filter.Conn, t *conf.TCP, rec *t
 	if t.HashSource && cl.Hashes() {
 		q = balance.Query{Hash: xxhash.Sum64String(c.Remote.Addr().String()), HasHash: true}
 	}
-	for range t.MaxConnect {
+	for left := t.MaxConnect; left > 0; left-- {
 		m, ok := cl.Pick(q, c.Local)
 		if !ok {
 			rec.Flags |= telemetry.NoHealthyUpstream
@@ -92,6 +97,9 @@ func (p *Proxy) connect(ctx context.Context, c *filter.Conn, t *conf.TCP, rec *t
 		cl.Stats.ConnectFail.Add(1)
 		rec.Flags |= telemetry.UpstreamConnectionFailure
 		rec.Failure = err.Error()
+		if left == 1 {
+			rec.Flags |= telemetry.RetryLimitExceeded
+		}
 	}
 	bound.Give()
 	return nil, nil, nil
@@ -104,11 +112,12 @@ func connectResult(err error) outlier.Result {
 	return outlier.ConnectFailed
 }
 
-// join copies both ways. When one side ends its sending half, the other side is told so and may go on.
-func join(ctx context.Context, c *filter.Conn, up net.Conn, idle time.Duration, rec *telemetry.Record) {
+// join copies both ways. When one side ends its sending half, the other side is told so and may go on. whole reports that both
+// sides ended so.
+func join(ctx context.Context, c *filter.Conn, up net.Conn, idle time.Duration, rec *telemetry.Record) (whole bool) {
 	stop := context.AfterFunc(ctx, func() {
 		_ = c.SetDeadline(time.Unix(1, 0))
-		_ = up.SetDeadline(time.Unix(1, 0))
+		_ = hangup.Now(up) // a deadline would not hold against a farewell that is about to begin
 	})
 	defer stop()
 	var wg sync.WaitGroup
@@ -126,6 +135,7 @@ func join(ctx context.Context, c *filter.Conn, up net.Conn, idle time.Duration, 
 	})
 	wg.Go(func() { rec.BytesOut += act.copy(ctx, c.Conn, up) })
 	wg.Wait()
+	return !act.dead
 }
 
 // activity ends both directions when neither has moved a byte for the idle time.

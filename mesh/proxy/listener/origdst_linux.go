@@ -43,12 +43,3 @@ func OriginalDst(c net.Conn) (netip.AddrPort, bool) {
 	}
 	return netip.AddrPort{}, false
 }
-
-func addrPort(a net.Addr) netip.AddrPort {
-	t, ok := a.(*net.TCPAddr)
-	if !ok {
-		return netip.AddrPort{}
-	}
-	ap := t.AddrPort()
-	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
-}
