@@ -20,14 +20,15 @@ const noEjection = "likely  there is no mesh in this lab, so nothing watches for
 // judgeOutlier turns what was observed into claims. It is pure.
 func judgeOutlier(run outlierRun) []verdict.Claim {
 	var claims []verdict.Claim
+	seen := run.histories()
 	for _, step := range run.plan.faults {
 		for _, s := range run.plan.services {
 			if !step.all && step.share == 0 && slices.Contains(s.under, step.name) {
-				claims = append(claims, run.judgeEjected(s, step))
+				claims = append(claims, run.judgeEjected(seen, s, step))
 			}
 		}
 	}
-	claims = append(claims, run.judgeRows(), run.judgeOthers(), run.judgeReturned(), run.judgeGrown(), run.judgeCost())
+	claims = append(claims, run.judgeRows(seen), run.judgeOthers(), run.judgeReturned(), run.judgeGrown(), run.judgeCost(seen))
 	claims = append(claims, run.judgeOneBad(), run.judgeSmall(), run.judgeNoHost(), run.judgePanic(), run.judgeCap(), run.judgeBack(), run.judgeShown())
 	for _, step := range run.plan.faults {
 		claims = append(claims, run.judgeProof(step))
@@ -95,7 +96,7 @@ func (run outlierRun) finish(c verdict.Claim, services ...watched) verdict.Claim
 }
 
 // judgeEjected has every proxy take the failing host out after exactly so many errors.
-func (run outlierRun) judgeEjected(s watched, step faultStep) verdict.Claim {
+func (run outlierRun) judgeEjected(seen map[string]history, s watched, step faultStep) verdict.Claim {
 	v := verdict.Ejected{
 		ID:        "ejected/" + strings.ReplaceAll(step.name, " ", "-") + "/" + s.name,
 		Statement: fmt.Sprintf("a host that %s is out after %d errors in a row at each proxy: %s", step.name, s.errors, s.name),
@@ -109,10 +110,10 @@ func (run outlierRun) judgeEjected(s watched, step faultStep) verdict.Claim {
 	for _, st := range s.streams {
 		v.Proxies = append(v.Proxies, st.at())
 		v.Within = max(v.Within, run.plan.slowest(s.errors, st.rate))
-		v.Ejections = append(v.Ejections, run.ejections(s, st)...)
-		list, stays := run.answers(s, st)[v.Host], run.stays(s, st.at())
+		h := seen[st.name]
+		v.Ejections = append(v.Ejections, h.ejections...)
 		for _, f := range v.Faults {
-			f.Rows[st.at()] = longest(list, stays, v.Host, expect.Window{From: f.From, To: f.To})
+			f.Rows[st.at()] = longest(h.answers[v.Host], h.stays, v.Host, expect.Window{From: f.From, To: f.To})
 		}
 	}
 	c, wrong := v.Claim()
@@ -147,7 +148,7 @@ func (pl outlierPlan) under(step faultStep) []watched {
 }
 
 // judgeRows has a host that fails half of the time be taken out when its errors came in a row, and not for as many that did not.
-func (run outlierRun) judgeRows() verdict.Claim {
+func (run outlierRun) judgeRows(seen map[string]history) verdict.Claim {
 	step := run.plan.faults[slices.IndexFunc(run.plan.faults, func(f faultStep) bool { return f.share > 0 })]
 	c := verdict.Claim{
 		ID: "in-a-row", Statement: "errors take a host out when they come in a row, not for their number",
@@ -159,16 +160,16 @@ func (run outlierRun) judgeRows() verdict.Claim {
 	for _, s := range run.plan.under(step) {
 		for _, st := range s.streams {
 			c.Evidence = append(c.Evidence, evidence.RequestsFile(st.name))
-			all, ejections, stays := run.answers(s, st), run.ejections(s, st), run.stays(s, st.at())
+			h := seen[st.name]
 			for _, f := range faults {
 				host := f.hosts[0]
-				for _, e := range ejectedIn(ejections, host, f.from, run.until(f)) {
+				for _, e := range ejectedIn(h.ejections, host, f.from, run.until(f)) {
 					ejected++
 					if why := e.Wrong(s.errors); why != "" {
 						found.fail(s.name+": "+why, e.At)
 					}
 				}
-				m := meet(all[host], stays, host, f, s.errors)
+				m := meet(h.answers[host], h.stays, host, f, s.errors)
 				c.N += m.errors
 				if m.scattered {
 					scattered++
@@ -340,19 +341,19 @@ func (run outlierRun) second(found *findings, f fault, s watched, at string) (st
 func clock(t time.Time) string { return t.UTC().Format("15:04:05.000") }
 
 // judgeCost bounds what faults of one pod cost the requests of all5xx, at each proxy and in each fault.
-func (run outlierRun) judgeCost() verdict.Claim {
+func (run outlierRun) judgeCost(seen map[string]history) verdict.Claim {
 	s := run.plan.services[0]
 	v := verdict.FailedShare{ID: "cost/" + s.name, Statement: "faults of one host cost no more than their ejections explain: " + s.name}
 	var found findings
 	var sum cost
 	for _, st := range s.streams {
-		answers, ejections := run.answers(s, st), run.ejections(s, st)
+		h := seen[st.name]
 		for _, f := range run.faults {
 			if f.step.all || f.step.share > 0 || !f.complete {
 				continue
 			}
 			w := expect.Window{From: f.from, To: run.until(f)}
-			k := explained(answers[f.hosts[0]], ejectedIn(ejections, f.hosts[0], w.From, w.To), w.To, s.errors)
+			k := explained(h.answers[f.hosts[0]], ejectedIn(h.ejections, f.hosts[0], w.From, w.To), w.To, s.errors)
 			bad := 0
 			for _, r := range expect.Sent(run.requests, w, st.name) {
 				v.N++

@@ -399,7 +399,7 @@ func cutOff(run outlierRun, at time.Time) outlierRun {
 // A load that was over before the steps were leaves claims open, and fails none.
 func TestOutlierCutOff(t *testing.T) {
 	whole := simulateOutlier(outlierWorld{})
-	for d := time.Duration(0); d < whole.ended.Sub(whole.faults[0].from); d += 700 * time.Millisecond {
+	for d := time.Duration(0); d < whole.ended.Sub(whole.faults[0].from); d += 300 * time.Millisecond {
 		claims := judgeOutlier(cutOff(whole, whole.faults[0].from.Add(d)))
 		if wrong := wrongly(claims); wrong != "" {
 			t.Errorf("cut off %s after the first fault began: %s", d, wrong)

@@ -188,9 +188,27 @@ func (run outlierRun) until(f fault) time.Time {
 	return end
 }
 
-// ejections are the stays of one stream's hosts with the errors that led to each.
-func (run outlierRun) ejections(s watched, st watchedStream) []verdict.Ejection {
-	byHost, stays := run.answers(s, st), run.stays(s, st.at())
+// history is what the proxy of a stream had from the hosts, and when it took which out.
+type history struct {
+	answers   map[string][]answer // by host
+	stays     []stay
+	ejections []verdict.Ejection // the stays, with the errors that led to each
+}
+
+// histories are those of every stream, by its name.
+func (run outlierRun) histories() map[string]history {
+	out := map[string]history{}
+	for _, s := range run.plan.services {
+		for _, st := range s.streams {
+			h := history{answers: run.answers(s, st), stays: run.stays(s, st.at())}
+			h.ejections = run.ejections(st, h.answers, h.stays)
+			out[st.name] = h
+		}
+	}
+	return out
+}
+
+func (run outlierRun) ejections(st watchedStream, byHost map[string][]answer, stays []stay) []verdict.Ejection {
 	var out []verdict.Ejection
 	for _, x := range stays {
 		e := verdict.Ejection{Proxy: st.at(), Host: x.host, At: x.from, Returned: x.to, Number: x.number}
