@@ -345,57 +345,35 @@ func (run outlierRun) judgeCost(seen map[string]history) verdict.Claim {
 	s := run.plan.services[0]
 	v := verdict.FailedShare{ID: "cost/" + s.name, Statement: "faults of one host cost no more than their ejections explain: " + s.name}
 	var found findings
-	var sum cost
+	ejections, flying := 0, 0
 	for _, st := range s.streams {
-		h := seen[st.name]
 		for _, f := range run.faults {
 			if f.step.all || f.step.share > 0 || !f.complete {
 				continue
 			}
-			w := expect.Window{From: f.from, To: run.until(f)}
-			k := explained(h.answers[f.hosts[0]], ejectedIn(h.ejections, f.hosts[0], w.From, w.To), w.To, s.errors)
-			bad := 0
+			w, host := expect.Window{From: f.from, To: run.until(f)}, f.hosts[0]
+			for _, e := range ejectedIn(seen[st.name].ejections, host, w.From, w.To) {
+				ejections, flying = ejections+1, flying+e.InFlight
+			}
+			bad, allowed := 0, seen[st.name].explained(host, w, s.errors)
 			for _, r := range expect.Sent(run.requests, w, st.name) {
 				v.N++
 				if failed(r) {
 					bad++
 				}
 			}
-			sum = cost{ejections: sum.ejections + k.ejections, flying: sum.flying + k.flying, begun: sum.begun + k.begun}
-			v.Failed += bad
-			if allowed := k.total(s.errors); bad > allowed {
+			if v.Failed, v.Allowed = v.Failed+bad, v.Allowed+allowed; bad > allowed {
 				why := fmt.Sprintf("%d requests failed at the %s's proxy when a host %s at %s, %d are explained", bad, st.at(), f.step.name, clock(f.from), allowed)
 				found.fail(why, w.From, w.To)
 			}
 		}
 	}
-	v.Allowed = sum.total(s.errors)
-	v.Why = fmt.Sprintf("%d ejections after %d errors, %d in flight, %d in rows that did not end", sum.ejections, s.errors, sum.flying, sum.begun)
+	v.Why = fmt.Sprintf("errors of the host up to %d in a row, and those in flight; %d ejections, %d in flight", s.errors, ejections, flying)
 	c := v.Claim()
 	if len(found.wrong) > 0 {
 		c = found.claim(c)
 	}
 	return run.judged(run.finish(c, s), found.when...)
-}
-
-// cost is what a fault explains of the failures at a proxy.
-type cost struct {
-	ejections, flying int
-	begun             int // errors of a row that began when the host was back, and had no time to end
-}
-
-func (k cost) total(threshold int) int { return k.ejections*threshold + k.flying + k.begun }
-
-// explained is what the ejections of a fault's host explain, with the answers that it gave.
-func explained(answers []answer, ejections []verdict.Ejection, until time.Time, threshold int) cost {
-	k := cost{ejections: len(ejections)}
-	for i, e := range ejections {
-		k.flying += e.InFlight
-		if last := i == len(ejections)-1; last && !e.Returned.IsZero() {
-			k.begun = unfinished(answers, e.Returned, until, threshold)
-		}
-	}
-	return k
 }
 
 // judgeBack has every host serve again after each round, through every proxy.

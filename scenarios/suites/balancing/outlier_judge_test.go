@@ -22,8 +22,10 @@ import (
 
 // outlierWorld is a mesh as a simulation has it. Zero fields are those of an honest one.
 type outlierWorld struct {
-	profile lab.Profile                  // quick if ""
-	phase   time.Duration                // of the sweeps
+	profile lab.Profile   // quick if ""
+	phase   time.Duration // of the sweeps
+	slow    time.Duration // mean time of an answer on each side of the proxy, beside the half millisecond
+	seed    uint64
 	off     bool                         // nothing is ever ejected
 	offIn   int                          // nothing is ejected in this round, from 1
 	extra   int                          // errors beyond the threshold
@@ -73,7 +75,7 @@ func simulateOutlier(w outlierWorld) outlierRun {
 	failures := map[int]map[string]int{}
 	for _, s := range run.plan.services {
 		for _, st := range s.streams {
-			sim := simulation{run: &run, world: w, service: s, stream: st, hosts: hosts, states: map[string]*simulatedHost{}, failures: failures, rng: rand.New(rand.NewPCG(7, 1))}
+			sim := simulation{run: &run, world: w, service: s, stream: st, hosts: hosts, states: map[string]*simulatedHost{}, failures: failures, rng: rand.New(rand.NewPCG(7, w.seed))}
 			sim.carryOut(start)
 		}
 	}
@@ -211,6 +213,12 @@ func (m *simulation) send(at time.Time) {
 		}
 		m.failures[i][host]++
 	}
+	for _, part := range []*time.Time{&a.at, nil} {
+		d := time.Duration(m.rng.ExpFloat64() * float64(m.world.slow))
+		if r.Done += int64(d); part != nil {
+			*part = part.Add(d)
+		}
+	}
 	m.run.requests = append(m.run.requests, r)
 	m.pending = append(m.pending, a)
 }
@@ -296,6 +304,17 @@ func TestAnHonestMeshEjects(t *testing.T) {
 	}
 }
 
+// A proxy that does as Envoy does is never found wrong, however long answers take and whatever overtakes what.
+func TestOutlierNeverWrongsAnHonestMesh(t *testing.T) {
+	for _, slow := range []time.Duration{time.Millisecond, 10 * time.Millisecond, 40 * time.Millisecond} {
+		for seed := range uint64(10) {
+			if wrong := wrongly(judgeOutlier(simulateOutlier(outlierWorld{slow: slow, seed: seed}))); wrong != "" {
+				t.Errorf("answers take %s, seed %d: %s", slow, seed, wrong)
+			}
+		}
+	}
+}
+
 // Each way to break a mesh, or the harness, fails the claims that name it.
 func TestOutlierMutants(t *testing.T) {
 	for name, c := range map[string]struct {
@@ -333,6 +352,7 @@ func TestOutlierMutants(t *testing.T) {
 		"the fault elsewhere": {outlierWorld{counts: func(step string, n int) int { return n / 2 }}, map[string]string{"proof/answers-503": "the clients", "proof/hangs": "the clients"}},
 	} {
 		t.Run(name, func(t *testing.T) {
+			c.w.slow = time.Millisecond
 			got := outcomes(judgeOutlier(simulateOutlier(c.w)))
 			for id, words := range c.want {
 				if c := got[id]; c.Outcome != verdict.Fail || !strings.Contains(c.Reason, words) {

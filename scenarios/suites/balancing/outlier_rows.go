@@ -247,15 +247,18 @@ func ejectedIn(ejections []verdict.Ejection, host string, from, to time.Time) []
 	return out
 }
 
-// unfinished counts the bad answers of a host that came back while it failed, up to a time, as far as the row was not surely complete when
-// they were asked for.
-func unfinished(list []answer, since, until time.Time, threshold int) int {
+// explained counts the bad answers of a host for requests of a span that the host had to be in for: when they were sent it had not
+// been taken out, nor had the proxy surely had as many errors in a row as that takes.
+func (h history) explained(host string, w expect.Window, threshold int) int {
 	n := 0
-	for _, a := range during(list, since, until) {
-		if !a.bad || a.to.Before(since) || !a.sent.Before(until) {
+	for _, a := range during(h.answers[host], w.From, w.To) {
+		if !a.bad || a.sent.Before(w.From) || !a.sent.Before(w.To) {
 			continue
 		}
-		if sure, _ := row(list, since, a.sent); sure < threshold {
+		settling := func(x stay) bool { return x.host == host && x.holds(a.sent) && a.sent.Sub(x.from) <= settleSlack }
+		out := func(x stay) bool { return x.host == host && x.holds(a.sent) && x.holds(a.to) }
+		sure, _ := row(h.answers[host], back(h.stays, host, a.sent), a.sent)
+		if slices.ContainsFunc(h.stays, settling) || sure < threshold && !slices.ContainsFunc(h.stays, out) {
 			n++
 		}
 	}
