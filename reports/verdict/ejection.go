@@ -7,74 +7,79 @@ import (
 	"time"
 )
 
-// Ejection is one time that one proxy took one host out, as the proxy tells it.
+// Ejection is one time that one proxy took one host out, as the proxy tells it. The errors in a row that it then had from the host are
+// counted where the requests start, and so within bounds.
 type Ejection struct {
-	Proxy, Host string
-	At          time.Time
-	Returned    time.Time // zero if it has not
-	Errors      int       // that the proxy had from the host since the host last served it, or since the fault began
-	InFlight    int       // of those, how many were on their way when the host was taken out
-	Number      int       // 1 for the first time of this host at this proxy
+	Proxy, Host    string
+	At             time.Time
+	Returned       time.Time // zero if it has not
+	Sure, Possible int       // errors that the proxy must have had when it took the host out, and can have had
+	After          int       // that it had for requests that were sent when the host was out
+	InFlight       int       // that were on their way, but for the one that led to it
+	Number         int       // 1 for the first time of this host at this proxy
 }
 
-// Ejected claims that proxies take a host out after exactly so many errors, each for itself.
+// Ejected claims that proxies take a host out after exactly so many errors, each for itself, in each fault.
 type Ejected struct {
 	ID        string
 	Statement string
 	Threshold int
-	Proxies   []string // each of which must have taken the host out at least once
-	Host      string   // that was made to fail; "" for any
-	Faults    []Span   // when it failed, up to when the last of its failures can have been seen
+	Proxies   []string
+	Host      string // that was made to fail; "" for any
+	Faults    []Fault
 	Within    time.Duration
 	Ejections []Ejection
 }
 
-// Span is a time with a beginning and an end.
-type Span struct{ From, To time.Time }
+// Fault is a time in which a host failed, up to when the last of its failures can have been seen.
+type Fault struct {
+	From, To time.Time
+	Rows     map[string]int // by proxy: the most errors in a row that it surely had
+}
 
-func (s Span) holds(t time.Time) bool { return !t.Before(s.From) && !t.After(s.To) }
+func (f Fault) holds(t time.Time) bool { return !t.Before(f.From) && !t.After(f.To) }
 
-// Claim judges: too few errors is a fail (the host was taken out for nothing), so is one more than those in flight explain, a proxy
-// that never did it, and one that did it later than Within after the fault began. Errors are counted where the requests start, and
-// so up to a moment after the proxy saw them: the threshold's own error may be among those in flight.
-func (v Ejected) Claim() Claim {
+// Claim judges: too few errors is a fail (the host was taken out for nothing), so is one too many, an error of a request that was sent
+// afterwards, a proxy that did not take the host out in one of the faults, or later than Within after it began. A fault in which a
+// proxy had too few errors to do so shows nothing. The second result is when what is wrong was seen.
+func (v Ejected) Claim() (Claim, []time.Time) {
 	c := Claim{
-		ID: v.ID, Statement: v.Statement, Statistic: "exact for each proxy: errors from the host before it is avoided",
+		ID: v.ID, Statement: v.Statement, Statistic: "exact for each proxy and fault: errors in a row from the host when it is taken out",
 		Bound:      fmt.Sprintf("%d errors, and those in flight, within %s", v.Threshold, Seconds(v.Within.Seconds())),
 		Confounder: "retries that the client does not see, answers of other hosts counted to this one, clocks that differ",
 	}
-	var wrong, seen []string
+	var wrong, unmet, seen []string
+	var when []time.Time
+	note := func(at time.Time, format string, args ...any) {
+		wrong, when = append(wrong, fmt.Sprintf(format, args...)), append(when, at)
+	}
 	var slowest time.Duration
 	for _, proxy := range v.Proxies {
-		var mine []Ejection
-		for _, e := range v.Ejections {
-			if e.Proxy == proxy && (v.Host == "" || e.Host == v.Host) && slices.ContainsFunc(v.Faults, func(f Span) bool { return f.holds(e.At) }) {
-				mine = append(mine, e)
+		for _, f := range v.Faults {
+			mine := v.of(proxy, f)
+			switch row := f.Rows[proxy]; {
+			case len(mine) == 0 && row < v.Threshold:
+				unmet = append(unmet, fmt.Sprintf("%s had only %d errors in a row in the fault of %s", proxy, row, clock(f.From)))
+			case len(mine) == 0:
+				note(f.From, "%s never took the host out in the fault of %s, after %d errors in a row", proxy, clock(f.From), row)
+			default:
+				took := mine[0].At.Sub(f.From)
+				slowest = max(slowest, took)
+				if took > v.Within {
+					note(mine[0].At, "%s took the host out %s after the fault began", proxy, Seconds(took.Seconds()))
+				}
 			}
-		}
-		if len(mine) == 0 {
-			wrong = append(wrong, proxy+" never took the host out")
-			continue
-		}
-		slices.SortFunc(mine, func(a, b Ejection) int { return a.At.Compare(b.At) })
-		took := mine[0].At.Sub(v.Faults[0].From)
-		slowest = max(slowest, took)
-		if took > v.Within {
-			wrong = append(wrong, fmt.Sprintf("%s took the host out %s after the fault began", proxy, Seconds(took.Seconds())))
-		}
-		for _, e := range mine {
-			c.N += e.Errors
-			seen = append(seen, fmt.Sprint(e.Errors))
-			switch {
-			case e.Errors < v.Threshold:
-				wrong = append(wrong, fmt.Sprintf("%s took %s out after %d errors at %s", proxy, e.Host, e.Errors, clock(e.At)))
-			case e.Errors > v.Threshold+e.InFlight:
-				wrong = append(wrong, fmt.Sprintf("%s took %s out after %d errors at %s, of which %d were in flight", proxy, e.Host, e.Errors, clock(e.At), e.InFlight))
+			for _, e := range mine {
+				c.N++
+				seen = append(seen, e.errors())
+				if why := e.Wrong(v.Threshold); why != "" {
+					note(e.At, "%s", why)
+				}
 			}
 		}
 	}
 	if len(seen) > 0 {
-		c.Observed = fmt.Sprintf("after %s errors, the first %s after the fault", strings.Join(seen, ", "), Seconds(slowest.Seconds()))
+		c.Observed = fmt.Sprintf("after %s errors, the slowest %s after the fault", strings.Join(seen, ", "), Seconds(slowest.Seconds()))
 	} else {
 		c.Observed = "no ejection"
 	}
@@ -87,8 +92,43 @@ func (v Ejected) Claim() Claim {
 		c.Outcome, c.Reason = Inconclusive, "no proxy or no fault to look at"
 	case len(wrong) > 0:
 		c.Outcome, c.Reason = Fail, strings.Join(wrong, "\n")
+	case len(unmet) > 0:
+		c.Outcome, c.Reason = Inconclusive, strings.Join(unmet, "\n")
 	}
-	return c
+	return c, when
+}
+
+// of are a proxy's ejections in a fault, in order.
+func (v Ejected) of(proxy string, f Fault) []Ejection {
+	var out []Ejection
+	for _, e := range v.Ejections {
+		if e.Proxy == proxy && (v.Host == "" || e.Host == v.Host) && f.holds(e.At) {
+			out = append(out, e)
+		}
+	}
+	slices.SortFunc(out, func(a, b Ejection) int { return a.At.Compare(b.At) })
+	return out
+}
+
+// errors is how many the proxy had.
+func (e Ejection) errors() string {
+	if e.Sure >= e.Possible {
+		return fmt.Sprint(e.Possible)
+	}
+	return fmt.Sprintf("%d to %d", e.Sure, e.Possible)
+}
+
+// Wrong says why an ejection was not after exactly that many errors in a row; "" if it can have been.
+func (e Ejection) Wrong(threshold int) string {
+	switch {
+	case e.Possible < threshold:
+		return fmt.Sprintf("%s took %s out after %s errors at %s", e.Proxy, e.Host, e.errors(), clock(e.At))
+	case e.Sure > threshold:
+		return fmt.Sprintf("%s took %s out after %d errors at %s", e.Proxy, e.Host, e.Sure, clock(e.At))
+	case e.After > 0:
+		return fmt.Sprintf("%s had %d more errors from %s after it took it out at %s", e.Proxy, e.After, e.Host, clock(e.At))
+	}
+	return ""
 }
 
 func clock(t time.Time) string { return t.UTC().Format("15:04:05.000") }
@@ -104,8 +144,8 @@ type Returned struct {
 	Until     time.Time // when it was last looked; an ejection that may still last is not judged
 }
 
-// Claim judges every ejection of every host and proxy.
-func (v Returned) Claim() Claim {
+// Claim judges every ejection of every host and proxy. The second result is when what is wrong was seen.
+func (v Returned) Claim() (Claim, []time.Time) {
 	c := Claim{
 		ID: v.ID, Statement: v.Statement, Statistic: "times from the proxies' own event logs",
 		Bound:      fmt.Sprintf("%s x count, to %s more for the sweep and %s for a late one", Seconds(v.Base.Seconds()), Seconds(v.Interval.Seconds()), Seconds(v.Slack.Seconds())),
@@ -117,6 +157,10 @@ func (v Returned) Claim() Claim {
 		by[key] = append(by[key], e)
 	}
 	var wrong []string
+	var when []time.Time
+	note := func(at time.Time, format string, args ...any) {
+		wrong, when = append(wrong, fmt.Sprintf(format, args...)), append(when, at)
+	}
 	shortest, longest := time.Duration(0), time.Duration(0)
 	grown := 0
 	for _, key := range sortedKeys(by) {
@@ -130,7 +174,7 @@ func (v Returned) Claim() Claim {
 			low, high := v.Base*time.Duration(slices.Min(counts)), v.Base*time.Duration(slices.Max(counts))+v.Interval+v.Slack
 			if e.Returned.IsZero() {
 				if v.Until.Sub(e.At) > high {
-					wrong = append(wrong, fmt.Sprintf("%s is still out %s after %s", key, Seconds(v.Until.Sub(e.At).Seconds()), clock(e.At)))
+					note(e.At.Add(high), "%s is still out %s after %s", key, Seconds(v.Until.Sub(e.At).Seconds()), clock(e.At))
 				}
 				break
 			}
@@ -144,7 +188,7 @@ func (v Returned) Claim() Claim {
 			}
 			longest = max(longest, took)
 			if took < low || took > high {
-				wrong = append(wrong, fmt.Sprintf("%s was out for %s from %s, not %s to %s", key, Seconds(took.Seconds()), clock(e.At), Seconds(low.Seconds()), Seconds(high.Seconds())))
+				note(e.Returned, "%s was out for %s from %s, not %s to %s", key, Seconds(took.Seconds()), clock(e.At), Seconds(low.Seconds()), Seconds(high.Seconds()))
 			}
 		}
 	}
@@ -154,10 +198,10 @@ func (v Returned) Claim() Claim {
 		c.Outcome, c.Reason = Fail, strings.Join(wrong, "\n")
 	case c.N == 0:
 		c.Outcome, c.Observed, c.Reason = Inconclusive, "no ejection ended", "no host came back, so nothing was shown"
-		return c
+		return c, nil
 	}
 	c.Observed = fmt.Sprintf("%s ejections of %s to %s, %s of them repeated", Group(c.N), Seconds(shortest.Seconds()), Seconds(longest.Seconds()), Group(grown))
-	return c
+	return c, when
 }
 
 // next is the count of an ejection at the time at, after a host returned: one more than it was, less one for each sweep that found
@@ -178,7 +222,8 @@ func (v Returned) next(counts []int, returned, at time.Time) []int {
 			out = append(out, max(n-less, 0)+1)
 		}
 	}
-	return out
+	slices.Sort(out)
+	return slices.Compact(out) // or they would be three times as many at each ejection
 }
 
 // FailedShare claims that a fault of some hosts costs no more requests than their ejection allows.

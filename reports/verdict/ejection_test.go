@@ -14,36 +14,57 @@ func sec(s float64) time.Time { return fault.Add(time.Duration(s * float64(time.
 func TestEjected(t *testing.T) {
 	base := Ejected{
 		ID: "ejected", Threshold: 5, Proxies: []string{"gateway", "agent"}, Host: "h1", Within: 2 * time.Second,
-		Faults: []Span{{sec(0), sec(6)}},
+		Faults: []Fault{{From: sec(0), To: sec(6), Rows: map[string]int{"gateway": 9, "agent": 5}}},
 	}
-	both := func(errors, inFlight int) []Ejection {
-		return []Ejection{{Proxy: "gateway", Host: "h1", At: sec(.4), Errors: 5}, {Proxy: "agent", Host: "h1", At: sec(.5), Errors: errors, InFlight: inFlight}}
+	gateway := Ejection{Proxy: "gateway", Host: "h1", At: sec(.4), Sure: 5, Possible: 5}
+	both := func(sure, possible, after int) []Ejection {
+		return []Ejection{gateway, {Proxy: "agent", Host: "h1", At: sec(.5), Sure: sure, Possible: possible, After: after}}
 	}
 	for name, c := range map[string]struct {
 		ejections []Ejection
 		want      Outcome
 		text      string
 	}{
-		"at the threshold":      {both(5, 0), Pass, "after 5, 5 errors, the first 500 ms after the fault"},
-		"with those in flight":  {both(7, 2), Pass, "after 5, 7 errors"},
-		"one too many":          {both(8, 2), Fail, "agent took h1 out after 8 errors at 08:00:00.500, of which 2 were in flight"},
-		"one too early":         {both(4, 0), Fail, "after 4 errors"},
-		"one proxy never":       {both(5, 0)[:1], Fail, "agent never took the host out"},
-		"another host":          {[]Ejection{{Proxy: "gateway", Host: "h2", At: sec(.4), Errors: 5}}, Fail, "gateway never took the host out\nagent never"},
-		"before the fault":      {[]Ejection{{Proxy: "gateway", Host: "h1", At: sec(-1), Errors: 5}}, Fail, "gateway never"},
-		"late":                  {[]Ejection{{Proxy: "gateway", Host: "h1", At: sec(3), Errors: 5}, both(5, 0)[1]}, Fail, "gateway took the host out 3.00 s after the fault began"},
-		"a second time, exact":  {append(both(5, 0), Ejection{Proxy: "agent", Host: "h1", At: sec(3), Errors: 5}), Pass, "after 5, 5, 5 errors"},
-		"a second time, sloppy": {append(both(5, 0), Ejection{Proxy: "agent", Host: "h1", At: sec(3), Errors: 9}), Fail, "after 9 errors"},
+		"at the threshold":      {both(5, 5, 0), Pass, "after 5, 5 errors, the slowest 500 ms after the fault"},
+		"with those in flight":  {both(4, 7, 0), Pass, "after 5, 4 to 7 errors"},
+		"one too many":          {both(6, 8, 0), Fail, "agent took h1 out after 6 errors at 08:00:00.500"},
+		"one too early":         {both(3, 4, 0), Fail, "after 3 to 4 errors"},
+		"still sent to":         {both(5, 5, 2), Fail, "agent had 2 more errors from h1 after"},
+		"one proxy never":       {both(5, 5, 0)[:1], Fail, "agent never took the host out in the fault of 08:00:00.000, after 5 errors"},
+		"another host":          {[]Ejection{{Proxy: "gateway", Host: "h2", At: sec(.4), Sure: 5, Possible: 5}}, Fail, "gateway never took the host out"},
+		"before the fault":      {[]Ejection{{Proxy: "gateway", Host: "h1", At: sec(-1), Sure: 5, Possible: 5}}, Fail, "gateway never"},
+		"late":                  {[]Ejection{{Proxy: "gateway", Host: "h1", At: sec(3), Sure: 5, Possible: 5}, both(5, 5, 0)[1]}, Fail, "gateway took the host out 3.00 s after the fault began"},
+		"a second time, exact":  {append(both(5, 5, 0), Ejection{Proxy: "agent", Host: "h1", At: sec(3), Sure: 5, Possible: 5}), Pass, "after 5, 5, 5 errors"},
+		"a second time, sloppy": {append(both(5, 5, 0), Ejection{Proxy: "agent", Host: "h1", At: sec(3), Sure: 9, Possible: 9}), Fail, "after 9 errors"},
 	} {
 		v := base
 		v.Ejections = c.ejections
-		got := v.Claim()
-		if text := got.Observed + "; " + got.Reason; got.Outcome != c.want || !strings.Contains(text, c.text) {
-			t.Errorf("%s: %s: %s", name, got.Outcome, text)
+		got, when := v.Claim()
+		if text := got.Observed + "; " + got.Reason; got.Outcome != c.want || !strings.Contains(text, c.text) || (len(when) > 0) != (c.want == Fail) {
+			t.Errorf("%s: %s: %s, at %v", name, got.Outcome, text, when)
 		}
 	}
-	if got := (Ejected{}).Claim(); got.Outcome != Inconclusive {
+	if got, _ := (Ejected{}).Claim(); got.Outcome != Inconclusive {
 		t.Errorf("nothing: %s", got.Outcome)
+	}
+}
+
+// Each fault is judged, not the first alone, and one that a proxy hardly met shows nothing.
+func TestEjectedInEachFault(t *testing.T) {
+	v := Ejected{
+		Threshold: 5, Proxies: []string{"agent"}, Host: "h1", Within: 2 * time.Second, Ejections: []Ejection{{Proxy: "agent", Host: "h1", At: sec(.5), Sure: 5, Possible: 5}},
+		Faults: []Fault{{From: sec(0), To: sec(6), Rows: map[string]int{"agent": 5}}, {From: sec(30), To: sec(36), Rows: map[string]int{"agent": 5}}},
+	}
+	if got, when := v.Claim(); got.Outcome != Fail || !strings.Contains(got.Reason, "in the fault of 08:00:30.000") || len(when) != 1 || !when[0].Equal(sec(30)) {
+		t.Errorf("never in the second fault: %s: %s", got.Outcome, got.Reason)
+	}
+	v.Faults[1].Rows["agent"] = 4
+	if got, _ := v.Claim(); got.Outcome != Inconclusive || !strings.Contains(got.Reason, "only 4 errors in a row") {
+		t.Errorf("too few errors in the second fault: %s: %s", got.Outcome, got.Reason)
+	}
+	v.Faults[1].Rows["agent"], v.Ejections = 5, append(v.Ejections, Ejection{Proxy: "agent", Host: "h1", At: sec(33), Sure: 5, Possible: 5})
+	if got, _ := v.Claim(); got.Outcome != Fail || !strings.Contains(got.Reason, "3.00 s after the fault began") {
+		t.Errorf("late in the second fault: %s: %s", got.Outcome, got.Reason)
 	}
 }
 
@@ -74,15 +95,28 @@ func TestReturned(t *testing.T) {
 	} {
 		v := base
 		v.Ejections = c.list
-		got := v.Claim()
-		if text := got.Observed + "; " + got.Reason; got.Outcome != c.want || !strings.Contains(text, c.text) {
-			t.Errorf("%s: %s: %s", name, got.Outcome, text)
+		got, when := v.Claim()
+		if text := got.Observed + "; " + got.Reason; got.Outcome != c.want || !strings.Contains(text, c.text) || (len(when) > 0) != (c.want == Fail) {
+			t.Errorf("%s: %s: %s, at %v", name, got.Outcome, text, when)
 		}
 	}
 	v := base
 	v.Ejections, v.Until = []Ejection{e(0, 0)}, sec(2)
-	if got := v.Claim(); got.Outcome != Inconclusive {
+	if got, _ := v.Claim(); got.Outcome != Inconclusive {
 		t.Errorf("an ejection that may still last is %s", got.Outcome)
+	}
+}
+
+// What an ejection may count for does not multiply with those before: a run for days is judged as well.
+func TestReturnedOfManyEjections(t *testing.T) {
+	v := Returned{Base: 2 * time.Second, Interval: time.Second, Slack: 200 * time.Millisecond}
+	for i := range 1000 {
+		at := 10 * float64(i)
+		v.Ejections = append(v.Ejections, Ejection{Proxy: "p", Host: "h", At: sec(at), Returned: sec(at + 2.5)})
+	}
+	v.Until = sec(10_000)
+	if got, _ := v.Claim(); got.Outcome != Pass || got.N != 1000 {
+		t.Errorf("%s: %s; %s", got.Outcome, got.Observed, got.Reason)
 	}
 }
 
@@ -114,7 +148,7 @@ func TestReturnedNeverWrongsAnHonestProxy(t *testing.T) {
 			list = append(list, Ejection{Proxy: "p", Host: "h", At: sec(at), Returned: sec(back)})
 			last, at = back, back+rng.ExpFloat64()*2
 		}
-		got := Returned{Base: 2 * time.Second, Interval: time.Second, Slack: 200 * time.Millisecond, Ejections: list, Until: sec(last)}.Claim()
+		got, _ := Returned{Base: 2 * time.Second, Interval: time.Second, Slack: 200 * time.Millisecond, Ejections: list, Until: sec(last)}.Claim()
 		if got.Outcome != Pass {
 			wrong++
 			t.Logf("%s: %+v", got.Reason, list)

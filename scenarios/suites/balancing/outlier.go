@@ -33,6 +33,7 @@ type fault struct {
 	step          faultStep
 	hosts         []string // addresses of the pods
 	from, to      time.Time
+	complete      bool                        // healed, and its last answers are there
 	before, after map[string]service.Counters // by address: before it was told, and when it was healed
 }
 
@@ -55,9 +56,13 @@ type outlierRun struct {
 	pods        map[string]string // by address
 	faults      []fault
 	proxyEvents map[string][]outlierEvent // by where the proxy stands
-	overflow    int                       // ejections that the cap of halfAtMost refused, as its proxy counts
-	shown       []string                  // what a proxy failed to show of an ejection while it lasted
-	looked      bool                      // and whether it was asked
+	read        time.Time                 // when the event logs were read last
+	unread      map[string]error          // why a proxy could not be asked for the last time
+	overflow    map[string]int            // by Service: ejections that its cap refused, as its proxies count
+	shown       map[string]showing        // by where the proxy stands: whether people can see the first ejection
+	lingering   []string                  // what still showed when no host was out
+	rounds      []expect.Window           // of load after each round, when every host should be back
+	cut         bool                      // the load was over before the timeline was
 	ended       time.Time
 	requests    []evidence.Request
 	events      []evidence.Event
@@ -95,6 +100,10 @@ func runOutlier(ctx context.Context, e *env.Env, rec *record.Recorder) (outlierR
 		return run, err
 	}
 	run.pods = hosts.pods
+	before, err := run.refused(ctx, e, proxies)
+	if err != nil {
+		return run, err
+	}
 	targets, err := run.targets(ctx, e)
 	if err != nil {
 		return run, err
@@ -106,8 +115,11 @@ func runOutlier(ctx context.Context, e *env.Env, rec *record.Recorder) (outlierR
 		Targets: targets, Length: run.plan.length(), Watch: e.Namespaces(),
 		Timeline: func(ctx context.Context) error { return run.timeline(ctx, e, rec, proxies) },
 	})
+	if err != nil {
+		return run, err
+	}
 	run.requests, run.events = rec.Requests(), rec.Events()
-	return run, err
+	return run, run.readLast(ctx, e, proxies, before)
 }
 
 // timeline makes the faults, one after the other.
@@ -123,6 +135,7 @@ func (run *outlierRun) timeline(ctx context.Context, e *env.Env, rec *record.Rec
 				err = errors.Join(err, healErr)
 			}
 		}
+		run.end(time.Now(), err != nil)
 	}()
 	rec.Step("calm")
 	run.calibration = drive.Calibrate(ctx, run.plan.calm)
@@ -134,12 +147,15 @@ func (run *outlierRun) timeline(ctx context.Context, e *env.Env, rec *record.Rec
 			if step.all {
 				bad = hosts
 				// Nobody is out when all go bad, so that what follows is the doing of this fault alone.
-				if err := run.awaitReturns(ctx, e, proxies, 20*time.Second); err != nil {
+				if err := run.awaitReturns(ctx, e, rec, proxies); err != nil {
 					return err
 				}
 			}
-			look := round == 0 && i == 0
-			if err := run.fail(ctx, e, rec, client, step, bad, proxies, look); err != nil {
+			look := func(context.Context, time.Time) error { return nil }
+			if round == 0 && i == 0 {
+				look = func(ctx context.Context, until time.Time) error { return run.look(ctx, e, proxies, bad[0], until) }
+			}
+			if err := run.fail(ctx, rec, client, step, bad, look); err != nil {
 				return err
 			}
 			if err := drive.Sleep(ctx, step.pause); err != nil {
@@ -147,44 +163,60 @@ func (run *outlierRun) timeline(ctx context.Context, e *env.Env, rec *record.Rec
 			}
 		}
 		rec.Step("all well again")
-		if err := run.awaitReturns(ctx, e, proxies, 20*time.Second); err != nil {
+		if err := run.awaitReturns(ctx, e, rec, proxies); err != nil {
 			return err
 		}
+		from := time.Now()
 		if err := drive.Sleep(ctx, run.plan.after); err != nil {
 			return err
 		}
+		run.rounds = append(run.rounds, expect.Window{From: from, To: time.Now()})
 	}
-	run.ended = time.Now()
-	if err := run.readOverflow(ctx, e, proxies); err != nil {
-		return err
-	}
-	return drive.Answered(ctx, rec, run.ended)
+	return drive.Answered(ctx, rec, time.Now())
 }
 
-// fail makes the hosts fail for a while, and keeps their counters.
-func (run *outlierRun) fail(ctx context.Context, e *env.Env, rec *record.Recorder, client *http.Client, step faultStep, hosts []string, proxies []proxy, look bool) error {
-	f := fault{step: step, hosts: hosts, before: map[string]service.Counters{}, after: map[string]service.Counters{}}
+// end notes when the timeline ended, and with it a fault that was under way.
+func (run *outlierRun) end(at time.Time, cut bool) {
+	run.ended, run.cut = at, cut
+	for i := range run.faults {
+		f := &run.faults[i]
+		if f.to.IsZero() {
+			f.to = at
+		}
+		f.complete = f.complete && !(cut && at.Before(f.to.Add(run.plan.timeout+settleSlack)))
+	}
+}
+
+// fail makes the hosts fail for a while, and keeps their counters. look has until the end of it.
+func (run *outlierRun) fail(
+	ctx context.Context, rec *record.Recorder, client *http.Client, step faultStep, hosts []string, look func(context.Context, time.Time) error,
+) error {
+	run.faults = append(run.faults, fault{
+		step: step, hosts: hosts, from: time.Now(), before: map[string]service.Counters{}, after: map[string]service.Counters{},
+	})
+	f := &run.faults[len(run.faults)-1]
 	var pods []string
 	for _, h := range hosts {
 		pods = append(pods, run.pods[h])
 	}
-	f.from = time.Now()
 	rec.Event(f.from, "fault", step.name, map[string]string{"pods": strings.Join(pods, ", ")})
+	control := service.Control{Fail: &step.fail}
+	if step.share > 0 {
+		control.Share = &step.share
+	}
 	for _, h := range hosts {
 		c, err := tell(ctx, client, h, nil)
 		if err != nil {
 			return err
 		}
 		f.before[h] = c
-		if _, err := tell(ctx, client, h, &service.Control{Fail: &step.fail}); err != nil {
+		if _, err := tell(ctx, client, h, &control); err != nil {
 			return err
 		}
 	}
 	end := f.from.Add(step.lasts)
-	if look && run.meshed {
-		if err := run.look(ctx, e, proxies, hosts[0], end); err != nil {
-			return err
-		}
+	if err := look(ctx, end); err != nil {
+		return err
 	}
 	if err := drive.Sleep(ctx, time.Until(end)); err != nil {
 		return err
@@ -196,105 +228,125 @@ func (run *outlierRun) fail(ctx context.Context, e *env.Env, rec *record.Recorde
 		}
 		f.after[h] = c
 	}
-	f.to = time.Now()
+	f.to, f.complete = time.Now(), true
 	rec.Event(f.to, "fault", step.name+" no more", map[string]string{"pods": strings.Join(pods, ", ")})
-	run.faults = append(run.faults, f)
 	return nil
 }
 
-// look asks the agent's proxy, while a host of all5xx should be out, whether it shows that to people.
-func (run *outlierRun) look(ctx context.Context, e *env.Env, proxies []proxy, host string, until time.Time) error {
-	i := slices.IndexFunc(proxies, func(p proxy) bool { return p.name == atAgent })
-	if i < 0 {
-		return nil
+// readEvents adds to the event logs what the proxies have written since, and returns how many hosts are out.
+func (run *outlierRun) readEvents(ctx context.Context, e *env.Env, proxies []proxy) (int, error) {
+	if run.proxyEvents == nil {
+		run.proxyEvents = map[string][]outlierEvent{}
 	}
-	cluster := clusterName(run.namespace, all5xx, "")
-	run.looked = true
-	for {
-		clusters, err := e.Client.Admin(ctx, proxies[i].namespace, proxies[i].pod, "/clusters")
-		if err != nil {
-			return err
-		}
-		stats, err := e.Client.Admin(ctx, proxies[i].namespace, proxies[i].pod, "/stats")
-		if err != nil {
-			return err
-		}
-		run.shown = nil
-		if !bytes.Contains(clusters, []byte(cluster+"::"+host+"::health_flags::/failed_outlier_check")) {
-			run.shown = append(run.shown, "/clusters has no failed_outlier_check for "+host)
-		}
-		if statOf(stats, "cluster."+cluster+".outlier_detection.ejections_active") < 1 {
-			run.shown = append(run.shown, "/stats has no ejections_active")
-		}
-		if len(run.shown) == 0 || time.Now().After(until) {
-			return nil
-		}
-		if err := drive.Sleep(ctx, 100*time.Millisecond); err != nil {
-			return err
-		}
-	}
-}
-
-// statOf finds a counter in the text of /stats, 0 if it is not there.
-func statOf(stats []byte, name string) int {
-	for line := range bytes.Lines(stats) {
-		if rest, ok := bytes.CutPrefix(line, []byte(name+": ")); ok {
-			n := 0
-			if _, err := fmt.Sscan(string(rest), &n); err == nil {
-				return n
-			}
-		}
-	}
-	return 0
-}
-
-func (run *outlierRun) readOverflow(ctx context.Context, e *env.Env, proxies []proxy) error {
+	out := 0
 	for _, p := range proxies {
-		stats, err := e.Client.Admin(ctx, p.namespace, p.pod, "/stats")
+		data, err := e.Client.Admin(ctx, p.namespace, p.pod, "/outlier_events")
 		if err != nil {
-			return err
+			return 0, err
 		}
-		run.overflow += statOf(stats, "cluster."+clusterName(run.namespace, halfAtMost, "")+".outlier_detection.ejections_overflow")
+		events, err := parseEvents(bytes.NewReader(data), run.namespace, run.begun)
+		if err != nil {
+			return 0, fmt.Errorf("outlier events of the %s: %w", p.name, err)
+		}
+		run.proxyEvents[p.name] = merged(run.proxyEvents[p.name], events)
+		out += outNow(run.proxyEvents[p.name])
 	}
-	return nil
+	return out, nil
 }
 
-// awaitReturns waits until no host is out at any proxy, or the time is over: then the judge sees it. It keeps the event logs.
-func (run *outlierRun) awaitReturns(ctx context.Context, e *env.Env, proxies []proxy, within time.Duration) error {
-	_, err := expect.Converge(ctx, expect.Budget{Within: within, Every: 100 * time.Millisecond}, func(ctx context.Context) (struct{}, error) {
-		if run.proxyEvents == nil {
-			run.proxyEvents = map[string][]outlierEvent{}
+// outNow is how many hosts are out at the end of an event log.
+func outNow(events []outlierEvent) int {
+	n := 0
+	for _, ev := range events {
+		switch ev.Action {
+		case "EJECT":
+			n++
+		case "UNEJECT":
+			n--
 		}
-		out := 0
-		for _, p := range proxies {
-			data, err := e.Client.Admin(ctx, p.namespace, p.pod, "/outlier_events")
-			if err != nil {
-				return struct{}{}, err
-			}
-			events, err := parseEvents(bytes.NewReader(data), run.namespace, run.begun)
-			if err != nil {
-				return struct{}{}, fmt.Errorf("outlier events of the %s: %w", p.name, err)
-			}
-			run.proxyEvents[p.name] = merged(run.proxyEvents[p.name], events)
-			for _, ev := range run.proxyEvents[p.name] {
-				switch ev.Action {
-				case "EJECT":
-					out++
-				case "UNEJECT":
-					out--
-				}
-			}
+	}
+	return n
+}
+
+// returnsWithin is how long hosts may take to return, or proxies to be asked, before the timeline goes on.
+const returnsWithin = 20 * time.Second
+
+// awaitReturns waits until no host is out at any proxy. If that is not seen in time it says so and goes on: what the proxies tell in
+// the end is judged.
+func (run *outlierRun) awaitReturns(ctx context.Context, e *env.Env, rec *record.Recorder, proxies []proxy) error {
+	_, err := expect.Converge(ctx, expect.Budget{Within: returnsWithin, Every: 100 * time.Millisecond}, func(ctx context.Context) (int, error) {
+		out, err := run.readEvents(ctx, e, proxies)
+		if err == nil && out > 0 {
+			err = fmt.Errorf("%d hosts are out", out)
 		}
-		if out > 0 {
-			return struct{}{}, fmt.Errorf("%d hosts are out", out)
-		}
-		return struct{}{}, nil
+		return out, err
 	})
 	var timeout *expect.TimeoutError
 	if errors.As(err, &timeout) {
+		rec.Event(time.Now(), "note", "not every host was seen to return", map[string]string{"why": timeout.Error()})
 		return nil
 	}
 	return err
+}
+
+// readLast asks every proxy for the last time. A proxy that does not answer is noted, and is no error.
+func (run *outlierRun) readLast(ctx context.Context, e *env.Env, proxies []proxy, before map[string]int) error {
+	for _, p := range proxies {
+		one := []proxy{p}
+		_, err := expect.Converge(ctx, expect.Budget{Within: returnsWithin}, func(ctx context.Context) (int, error) {
+			run.read = time.Now()
+			out, err := run.readEvents(ctx, e, one)
+			if err != nil || out > 0 {
+				return out, err
+			}
+			v, err := viewOf(ctx, e, p)
+			if err == nil {
+				run.lingering = append(run.lingering, v.showing(p.name, run.namespace)...)
+			}
+			return out, err
+		})
+		var timeout *expect.TimeoutError
+		switch {
+		case errors.As(err, &timeout):
+			run.note(p.name, err)
+		case err != nil:
+			return err
+		}
+	}
+	after, err := run.refused(ctx, e, proxies)
+	if err != nil && ctx.Err() == nil {
+		run.note("stats", err)
+		return nil
+	}
+	run.overflow = map[string]int{}
+	for name, n := range after {
+		run.overflow[name] = n - before[name]
+	}
+	return err
+}
+
+func (run *outlierRun) note(where string, err error) {
+	if run.unread == nil {
+		run.unread = map[string]error{}
+	}
+	run.unread[where] = err
+}
+
+// refused counts by Service the ejections that caps refused, at all proxies.
+func (run *outlierRun) refused(ctx context.Context, e *env.Env, proxies []proxy) (map[string]int, error) {
+	return expect.Converge(ctx, expect.Budget{Within: returnsWithin}, func(ctx context.Context) (map[string]int, error) {
+		out := map[string]int{}
+		for _, p := range proxies {
+			stats, err := e.Client.Admin(ctx, p.namespace, p.pod, "/stats")
+			if err != nil {
+				return out, err
+			}
+			for _, s := range run.plan.services {
+				out[s.name] += statOf(stats, "cluster."+clusterName(run.namespace, s.name, "")+".outlier_detection.ejections_overflow")
+			}
+		}
+		return out, nil
+	})
 }
 
 // kept is how many events a proxy keeps; older ones are forgotten.

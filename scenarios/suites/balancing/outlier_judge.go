@@ -12,170 +12,82 @@ import (
 	"github.com/meshproof/meshproof/scenarios/expect"
 )
 
-const (
-	// sweepSlack is how late a sweep may come; seen: some milliseconds.
-	sweepSlack = 500 * time.Millisecond
-	// settleSlack is what a change of hosts takes to reach the requests that were under way.
-	settleSlack = 100 * time.Millisecond
-)
+// sweepSlack is how late a sweep may come; seen: some milliseconds.
+const sweepSlack = 500 * time.Millisecond
 
 const noEjection = "likely  there is no mesh in this lab, so nothing watches for errors: kube-proxy sends to every Ready pod"
 
 // judgeOutlier turns what was observed into claims. It is pure.
 func judgeOutlier(run outlierRun) []verdict.Claim {
 	var claims []verdict.Claim
-	for _, f := range run.steps() {
-		if !f[0].step.all {
-			for _, s := range run.plan.services {
-				if n := s.after[f[0].step.name]; n > 0 {
-					claims = append(claims, run.judgeEjected(s, f, n))
-				}
+	seen := run.histories()
+	for _, step := range run.plan.faults {
+		for _, s := range run.plan.services {
+			if !step.all && step.share == 0 && slices.Contains(s.under, step.name) {
+				claims = append(claims, run.judgeEjected(seen, s, step))
 			}
 		}
 	}
-	claims = append(claims, run.judgeOthers(), run.judgeReturned(), run.judgeCost())
-	claims = append(claims, run.judgeNoHost(), run.judgePanic(), run.judgeCap(), run.judgeBack(), run.judgeShown())
-	for _, f := range run.steps() {
-		claims = append(claims, run.judgeProof(f))
+	claims = append(claims, run.judgeRows(seen), run.judgeOthers(), run.judgeReturned(), run.judgeGrown(), run.judgeCost(seen))
+	claims = append(claims, run.judgeOneBad(), run.judgeSmall(), run.judgeNoHost(), run.judgePanic(), run.judgeCap(), run.judgeBack(), run.judgeShown())
+	for _, step := range run.plan.faults {
+		claims = append(claims, run.judgeProof(step))
 	}
 	claims = append(claims, run.judgeLost())
 	return append(claims, expect.Guard(run.requests, run.seen.Host, run.calibration, run.seen.Disturbed))
 }
 
-// steps groups the faults by their step, in order; a plan with rounds has several of each.
-func (run outlierRun) steps() [][]fault {
-	var out [][]fault
+// made are the faults of a step that were made to their end.
+func (run outlierRun) made(step faultStep) []fault {
+	var out []fault
 	for _, f := range run.faults {
-		i := slices.IndexFunc(out, func(list []fault) bool { return list[0].step.name == f.step.name })
-		if i < 0 {
-			out = append(out, nil)
-			i = len(out) - 1
-		}
-		out[i] = append(out[i], f)
-	}
-	return out
-}
-
-// failed says whether an answer was none, or not a good one.
-func failed(r evidence.Request) bool { return r.Class != expect.OK && r.Class != "canceled" }
-
-// hostOf is the address of the pod that a failed request failed at: who answered so, or, where nobody signed the answer, the one pod
-// that was failing when the request was sent; "" if none can be told.
-func (run outlierRun) hostOf(r evidence.Request) string {
-	if r.Pod != "" {
-		for addr, pod := range run.pods {
-			if pod == r.Pod {
-				return addr
-			}
-		}
-		return ""
-	}
-	for _, f := range run.faults {
-		// A request that is on its way when the fault begins may meet it.
-		if at := time.Unix(0, r.Sent); !f.step.all && f.step.fail.Status == 0 && at.After(f.from.Add(-run.plan.timeout)) && at.Before(f.to) {
-			return f.hosts[0]
-		}
-	}
-	return ""
-}
-
-// stay is one time that a host was out, at the proxy that a stream meets.
-type stay struct {
-	from, to time.Time // to is zero while it lasts
-	host     string
-	number   int
-}
-
-// stays reads a proxy's event log for one cluster.
-func (run outlierRun) stays(s watched, at string) []stay {
-	name := clusterName(run.namespace, s.name, "")
-	var out []stay
-	open := map[string]int{}
-	for _, ev := range run.proxyEvents[at] {
-		if ev.Cluster != name {
-			continue
-		}
-		host := run.hostAt(ev.Host)
-		i, isOpen := open[host]
-		switch {
-		case ev.Action == "EJECT":
-			open[host] = len(out)
-			out = append(out, stay{from: ev.Timestamp, host: host, number: ev.Number})
-		case isOpen:
-			out[i].to = ev.Timestamp
-			delete(open, host)
+		if f.step.name == step.name && f.complete {
+			out = append(out, f)
 		}
 	}
 	return out
 }
 
-// hostAt is the pod's address that an upstream's stands for, whichever port it is.
-func (run outlierRun) hostAt(upstream string) string {
-	for addr := range run.pods {
-		if slices.Equal(ips([]string{addr}), ips([]string{upstream})) {
-			return addr
-		}
+// excused takes back that a claim fails where the host stalled around the moments that are wrong.
+func (run outlierRun) excused(c verdict.Claim, wrong ...time.Time) verdict.Claim {
+	slices.SortFunc(wrong, time.Time.Compare)
+	var moments []verdict.Failure
+	for _, t := range wrong {
+		moments = append(moments, verdict.Failure{Time: t})
 	}
-	return upstream
+	return expect.Excuse(c, run.requests, moments, run.plan.streams()...)
 }
 
-// until is when the last failure of a fault can have been seen: a timeout after its end, but not beyond the beginning of the next.
-func (run outlierRun) until(f fault) time.Time {
-	end := f.to.Add(run.plan.timeout + settleSlack)
-	for _, next := range run.faults {
-		if next.from.After(f.from) && next.from.Before(end) {
-			end = next.from
-		}
+// judged does so for a claim that rests on what proxies tell: it neither passes nor fails where one could not be asked.
+func (run outlierRun) judged(c verdict.Claim, wrong ...time.Time) verdict.Claim {
+	c = run.excused(c, wrong...)
+	if len(run.unread) == 0 || c.Outcome == verdict.Skip {
+		return c
 	}
-	return end
+	c.Outcome = verdict.Inconclusive
+	var why []string
+	for _, where := range slices.Sorted(maps.Keys(run.unread)) {
+		why = append(why, fmt.Sprintf("the %s could not be asked in the end: %v", where, run.unread[where]))
+	}
+	c.Reason = strings.TrimPrefix(c.Reason+"\n"+strings.Join(why, "\n"), "\n")
+	return c
 }
 
-// ejections are the stays of one stream's hosts with the errors that led to each, counted where the requests start.
-func (run outlierRun) ejections(s watched, st watchedStream) []verdict.Ejection {
-	byHost := map[string][]evidence.Request{}
-	for _, r := range expect.Of(run.requests, st.name) {
-		if failed(r) {
-			host := run.hostOf(r)
-			byHost[host] = append(byHost[host], r)
-		}
+// whole has a claim that speaks of every round not pass when the load was over before, nor fail if none came so far.
+func (run outlierRun) whole(c verdict.Claim, rounds int) verdict.Claim {
+	if run.cut && rounds < run.plan.repeat && (c.Outcome == verdict.Pass || rounds == 0) {
+		c.Outcome = verdict.Inconclusive
+		c.Reason = strings.TrimPrefix(c.Reason+fmt.Sprintf("\nthe load was over after %d of %d rounds of it", rounds, run.plan.repeat), "\n")
 	}
-	var out []verdict.Ejection
-	last := map[string]time.Time{} // when the host came back
-	for _, x := range run.stays(s, st.at()) {
-		e := verdict.Ejection{Proxy: st.at(), Host: x.host, At: x.from, Returned: x.to, Number: x.number}
-		until := x.to
-		if until.IsZero() {
-			until = run.ended
-		}
-		flying, since := 0, last[x.host]
-		for _, f := range run.faults {
-			// Errors of an earlier fault that did not count are no part of this row.
-			if begun := f.from.Add(-run.plan.timeout); slices.Contains(f.hosts, x.host) && !x.from.Before(f.from) && begun.After(since) {
-				since = begun
-			}
-		}
-		for _, r := range byHost[x.host] {
-			sent, done := time.Unix(0, r.Sent), time.Unix(0, r.Done)
-			// One that was under way when the host came back failed before it, or is the first of the next time.
-			if sent.Before(since.Add(-run.plan.timeout)) || done.Before(since) || !sent.Before(until) {
-				continue
-			}
-			e.Errors++
-			if !sent.After(x.from) && done.After(x.from) {
-				flying++
-			}
-		}
-		// The error that takes the host out is answered to the client after that.
-		e.InFlight = max(0, flying-1)
-		out = append(out, e)
-		last[x.host] = x.to
-	}
-	return out
+	return c
 }
 
-func (run outlierRun) finish(c verdict.Claim, s watched) verdict.Claim {
-	for _, st := range s.streams {
-		c.Evidence = append(c.Evidence, evidence.RequestsFile(st.name))
+// finish adds the evidence of Services, and what explains that nobody is taken out.
+func (run outlierRun) finish(c verdict.Claim, services ...watched) verdict.Claim {
+	for _, s := range services {
+		for _, st := range s.streams {
+			c.Evidence = append(c.Evidence, evidence.RequestsFile(st.name))
+		}
 	}
 	if c.Outcome == verdict.Fail && !run.meshed {
 		c.Reason += "\n" + noEjection
@@ -184,22 +96,122 @@ func (run outlierRun) finish(c verdict.Claim, s watched) verdict.Claim {
 }
 
 // judgeEjected has every proxy take the failing host out after exactly so many errors.
-func (run outlierRun) judgeEjected(s watched, faults []fault, threshold int) verdict.Claim {
-	f := faults[0]
+func (run outlierRun) judgeEjected(seen map[string]history, s watched, step faultStep) verdict.Claim {
 	v := verdict.Ejected{
-		ID:        "ejected/" + strings.ReplaceAll(f.step.name, " ", "-") + "/" + s.name,
-		Statement: fmt.Sprintf("a host that %s is out after %d errors at each proxy: %s", f.step.name, threshold, s.name),
-		Threshold: threshold, Host: f.hosts[0],
+		ID:        "ejected/" + strings.ReplaceAll(step.name, " ", "-") + "/" + s.name,
+		Statement: fmt.Sprintf("a host that %s is out after %d errors in a row at each proxy: %s", step.name, s.errors, s.name),
+		Threshold: s.errors,
 	}
-	for _, x := range faults {
-		v.Faults = append(v.Faults, verdict.Span{From: x.from, To: run.until(x)})
+	faults := run.made(step)
+	for _, f := range faults {
+		v.Host = f.hosts[0]
+		v.Faults = append(v.Faults, verdict.Fault{From: f.from, To: run.until(f), Rows: map[string]int{}})
 	}
 	for _, st := range s.streams {
 		v.Proxies = append(v.Proxies, st.at())
-		v.Within = max(v.Within, run.plan.slowest(threshold, st.rate))
-		v.Ejections = append(v.Ejections, run.ejections(s, st)...)
+		v.Within = max(v.Within, run.plan.slowest(s.errors, st.rate))
+		h := seen[st.name]
+		v.Ejections = append(v.Ejections, h.ejections...)
+		for _, f := range v.Faults {
+			f.Rows[st.at()] = longest(h.answers[v.Host], h.stays, v.Host, expect.Window{From: f.From, To: f.To})
+		}
 	}
-	return run.finish(v.Claim(), s)
+	c, wrong := v.Claim()
+	return run.whole(run.judged(run.finish(c, s), wrong...), len(faults))
+}
+
+// findings are what is wrong with the parts of a claim, with when, and what could not be told.
+type findings struct {
+	wrong, open []string
+	when        []time.Time
+}
+
+func (f *findings) fail(what string, when ...time.Time) {
+	f.wrong, f.when = append(f.wrong, what), append(f.when, when...)
+}
+
+// claim completes c: one wrong part fails it, and one that is open leaves it open.
+func (f findings) claim(c verdict.Claim) verdict.Claim {
+	c.Outcome = verdict.Pass
+	switch {
+	case len(f.wrong) > 0:
+		c.Outcome, c.Reason = verdict.Fail, strings.Join(f.wrong, "\n")
+	case len(f.open) > 0:
+		c.Outcome, c.Reason = verdict.Inconclusive, strings.Join(f.open, "\n")
+	}
+	return c
+}
+
+// under are the Services that a step must take a host out of.
+func (pl outlierPlan) under(step faultStep) []watched {
+	return slices.DeleteFunc(slices.Clone(pl.services), func(s watched) bool { return !slices.Contains(s.under, step.name) })
+}
+
+// judgeRows has a host that fails half of the time be taken out when its errors came in a row, and not for as many that did not.
+func (run outlierRun) judgeRows(seen map[string]history) verdict.Claim {
+	step := run.plan.faults[slices.IndexFunc(run.plan.faults, func(f faultStep) bool { return f.share > 0 })]
+	c := verdict.Claim{
+		ID: "in-a-row", Statement: "errors take a host out when they come in a row, not for their number",
+		Statistic: "exact for each proxy: errors in a row when a host that fails half of the time is taken out",
+		Bound:     "as many as the policy says, and never that many without it", Confounder: "answers that overtake each other",
+	}
+	var found findings
+	scattered, ejected, faults := 0, 0, run.made(step)
+	for _, s := range run.plan.under(step) {
+		for _, st := range s.streams {
+			c.Evidence = append(c.Evidence, evidence.RequestsFile(st.name))
+			h := seen[st.name]
+			for _, f := range faults {
+				host := f.hosts[0]
+				for _, e := range ejectedIn(h.ejections, host, f.from, run.until(f)) {
+					ejected++
+					if why := e.Wrong(s.errors); why != "" {
+						found.fail(s.name+": "+why, e.At)
+					}
+				}
+				m := meet(h.answers[host], h.stays, host, f, s.errors)
+				c.N += m.errors
+				if m.scattered {
+					scattered++
+				}
+				if !m.missed.IsZero() {
+					found.fail(fmt.Sprintf("%s: %s did not take the host out after %d errors in a row", s.name, st.at(), s.errors), m.missed)
+				}
+			}
+		}
+	}
+	c.Observed = fmt.Sprintf("%d ejections, %d of them or of the rows wrong; as many errors, scattered, took nobody out %d times", ejected, len(found.wrong), scattered)
+	if scattered == 0 {
+		found.open = append(found.open, "no proxy had so many errors that were not in a row, so nothing was shown")
+	}
+	return run.whole(run.judged(run.finish(found.claim(c)), found.when...), len(faults))
+}
+
+// met is what a proxy met of a host that fails now and then.
+type met struct {
+	errors    int
+	scattered bool      // it had as many errors as a row needs, surely not in a row, and kept the host
+	missed    time.Time // it had a row and kept the host; zero if it did not
+}
+
+func meet(list []answer, stays []stay, host string, f fault, threshold int) met {
+	var m met
+	for _, a := range during(list, f.from, f.to) {
+		if !a.bad || a.sent.Before(f.from) || !a.sent.Before(f.to) {
+			continue
+		}
+		m.errors++
+		at := a.to.Add(2 * clockSlack)
+		if slices.ContainsFunc(stays, func(x stay) bool { return x.host == host && x.holds(a.to.Add(settleSlack)) }) {
+			break
+		}
+		sure, possible := row(list, back(stays, host, at), at)
+		if sure >= threshold && m.missed.IsZero() {
+			m.missed = a.to
+		}
+		m.scattered = m.scattered || m.errors >= threshold && possible < threshold
+	}
+	return m
 }
 
 // due says whether a host that a Service's proxy took out at a time was failing in a way that must have led to it.
@@ -208,7 +220,7 @@ func (run outlierRun) due(s watched, x stay) (string, bool) {
 		if !slices.Contains(f.hosts, x.host) || x.from.Before(f.from) || x.from.After(run.until(f)) {
 			continue
 		}
-		return f.step.name, !s.judged || s.after[f.step.name] > 0
+		return f.step.name, !s.judged || slices.Contains(s.under, f.step.name)
 	}
 	return "no fault of its own", false
 }
@@ -216,12 +228,14 @@ func (run outlierRun) due(s watched, x stay) (string, bool) {
 // judgeOthers has nobody be taken out but for errors that count.
 func (run outlierRun) judgeOthers() verdict.Claim {
 	v := verdict.Strays{ID: "others", Statement: "nobody else is taken out, and nobody for errors that do not count", Seen: map[string]int{}, Movable: true}
+	var wrong []time.Time
 	for _, s := range run.plan.services {
 		for _, at := range places(s) {
 			for _, x := range run.stays(s, at) {
 				v.N++
 				if why, ok := run.due(s, x); !ok {
 					v.Seen[fmt.Sprintf("%s of %s at the %s's proxy, under %s", run.pods[x.host], s.name, at, why)]++
+					wrong = append(wrong, x.from)
 				}
 			}
 		}
@@ -231,7 +245,7 @@ func (run outlierRun) judgeOthers() verdict.Claim {
 	if v.N == 0 {
 		c.Reason = "no host was taken out at all"
 	}
-	return c
+	return run.judged(c, wrong...)
 }
 
 func places(s watched) []string {
@@ -247,7 +261,7 @@ func places(s watched) []string {
 func (run outlierRun) judgeReturned() verdict.Claim {
 	v := verdict.Returned{
 		ID: "returned", Statement: "a host is out for the base time, times how often it was lately, and returns in the sweep",
-		Base: run.plan.base, Interval: run.plan.interval, Slack: sweepSlack, Until: run.ended,
+		Base: run.plan.base, Interval: run.plan.interval, Slack: sweepSlack, Until: run.read,
 	}
 	for _, s := range run.plan.services {
 		for _, at := range places(s) {
@@ -256,180 +270,142 @@ func (run outlierRun) judgeReturned() verdict.Claim {
 			}
 		}
 	}
-	return v.Claim()
+	c, wrong := v.Claim()
+	return run.judged(c, wrong...)
 }
 
-// judgeCost bounds what faults of one pod cost the requests of all5xx.
-func (run outlierRun) judgeCost() verdict.Claim {
-	s := run.plan.services[0]
-	v := verdict.FailedShare{ID: "cost/" + s.name, Statement: "faults of one host cost no more than their ejections explain: " + s.name}
-	ejections, flying := 0, 0
-	for _, f := range run.faults {
-		if f.step.all {
+// judgeGrown has a host that still fails when it is back be taken out again, for twice the time.
+func (run outlierRun) judgeGrown() verdict.Claim {
+	low, high := 2*run.plan.base, 2*run.plan.base+run.plan.interval+sweepSlack
+	c := verdict.Claim{
+		ID: "grown", Statement: "a host that still fails when it is back is out again, for twice the base time", Statistic: "times from the proxies' own event logs",
+		Bound:      fmt.Sprintf("twice in each fault at each proxy, the second time for %s to %s", verdict.Seconds(low.Seconds()), verdict.Seconds(high.Seconds())),
+		Confounder: "a proxy that was short of CPU at the sweep",
+	}
+	step := run.plan.faults[0]
+	var found findings
+	var longest time.Duration
+	faults := run.made(step)
+	for _, f := range faults {
+		for _, s := range run.plan.under(step) {
+			for _, at := range places(s) {
+				x, ok := run.second(&found, f, s, at)
+				if !ok {
+					continue
+				}
+				took := x.to.Sub(x.from)
+				if c.N, longest = c.N+1, max(longest, took); took < low || took > high {
+					found.fail(fmt.Sprintf("the %s's proxy for %s took the host out again for %s", at, s.name, verdict.Seconds(took.Seconds())), x.from, x.to)
+				}
+			}
+		}
+	}
+	c.Observed = fmt.Sprintf("%d second ejections, the longest for %s", c.N, verdict.Seconds(longest.Seconds()))
+	return run.whole(run.judged(run.finish(found.claim(c)), found.when...), len(faults))
+}
+
+// second is the second time that a proxy took the host of a fault out; false if there is none to judge, of which it takes note.
+func (run outlierRun) second(found *findings, f fault, s watched, at string) (stay, bool) {
+	who := fmt.Sprintf("the %s's proxy for %s", at, s.name)
+	var mine []stay
+	for _, x := range run.stays(s, at) {
+		if x.host != f.hosts[0] {
 			continue
 		}
-		w := expect.Window{From: f.from, To: run.until(f)}
-		for _, st := range s.streams {
+		if x.holds(f.from) {
+			found.open = append(found.open, who+" had the host out when the fault began")
+			return stay{}, false
+		}
+		if !x.from.Before(f.from) && !x.from.After(f.to) {
+			mine = append(mine, x)
+		}
+	}
+	switch {
+	case len(mine) < 2:
+		found.fail(fmt.Sprintf("%s took the host out %d times in the fault of %s", who, len(mine), clock(f.from)), f.from, f.to)
+		return stay{}, false
+	case mine[1].from.Sub(mine[0].to) > run.plan.interval-settleSlack:
+		// A sweep that finds the host well takes the growth back.
+		found.open = append(found.open, who+" took so long to take the host out again that a sweep can have come between")
+		return stay{}, false
+	case mine[1].to.IsZero():
+		found.open = append(found.open, who+" had not let the host return when it was asked last")
+		return stay{}, false
+	case mine[1].number != mine[0].number+1:
+		found.fail(fmt.Sprintf("%s counts ejection %d after %d", who, mine[1].number, mine[0].number), mine[1].from)
+	}
+	return mine[1], true
+}
+
+// clock is how times are told in reasons.
+func clock(t time.Time) string { return t.UTC().Format("15:04:05.000") }
+
+// judgeCost bounds what faults of one pod cost the requests of all5xx, at each proxy and in each fault.
+func (run outlierRun) judgeCost(seen map[string]history) verdict.Claim {
+	s := run.plan.services[0]
+	v := verdict.FailedShare{ID: "cost/" + s.name, Statement: "faults of one host cost no more than their ejections explain: " + s.name}
+	var found findings
+	ejections, flying := 0, 0
+	for _, st := range s.streams {
+		for _, f := range run.faults {
+			if f.step.all || f.step.share > 0 || !f.complete {
+				continue
+			}
+			w, host := expect.Window{From: f.from, To: run.until(f)}, f.hosts[0]
+			for _, e := range ejectedIn(seen[st.name].ejections, host, w.From, w.To) {
+				ejections, flying = ejections+1, flying+e.InFlight
+			}
+			bad, allowed := 0, seen[st.name].explained(host, w, s.errors)
 			for _, r := range expect.Sent(run.requests, w, st.name) {
 				v.N++
 				if failed(r) {
-					v.Failed++
+					bad++
 				}
 			}
-			for _, e := range run.ejections(s, st) {
-				if e.Host == f.hosts[0] && !e.At.Before(f.from) && e.At.Before(w.To) {
-					ejections, flying = ejections+1, flying+e.InFlight
-					v.Allowed += s.after[f.step.name] + e.InFlight
-				}
+			if v.Failed, v.Allowed = v.Failed+bad, v.Allowed+allowed; bad > allowed {
+				why := fmt.Sprintf("%d requests failed at the %s's proxy when a host %s at %s, %d are explained", bad, st.at(), f.step.name, clock(f.from), allowed)
+				found.fail(why, w.From, w.To)
 			}
 		}
 	}
-	v.Why = fmt.Sprintf("%d ejections after %d errors, and %d in flight", ejections, s.after[answers503], flying)
-	return run.finish(v.Claim(), s)
-}
-
-// out is the time in which every host of a Service was out at a proxy, under the fault of all; false if there was none.
-func (run outlierRun) out(s watched, at string) (expect.Window, bool) {
-	for _, f := range run.faults {
-		if !f.step.all {
-			continue
-		}
-		var w expect.Window
-		hosts := map[string]bool{}
-		for _, x := range run.stays(s, at) {
-			if x.from.Before(f.from) || x.from.After(f.to) || hosts[x.host] {
-				continue
-			}
-			hosts[x.host] = true
-			if x.from.After(w.From) {
-				w.From = x.from
-			}
-			end := x.to
-			if end.IsZero() {
-				end = run.ended
-			}
-			if w.To.IsZero() || end.Before(w.To) {
-				w.To = end
-			}
-		}
-		w.From, w.To = w.From.Add(settleSlack), w.To.Add(-settleSlack)
-		return w, len(hosts) == len(run.pods) && w.From.Before(w.To)
-	}
-	return expect.Window{}, false
-}
-
-func (run outlierRun) service(name string) watched {
-	i := slices.IndexFunc(run.plan.services, func(s watched) bool { return s.name == name })
-	return run.plan.services[i]
-}
-
-// allOut judges what requests meet while every host of a Service is out.
-func (run outlierRun) allOut(v verdict.Strays, s watched, stray func(evidence.Request) string) verdict.Claim {
-	v.Seen, v.Movable = map[string]int{}, true
-	var missing []string
-	for _, st := range s.streams {
-		w, ok := run.out(s, st.at())
-		if !ok {
-			missing = append(missing, fmt.Sprintf("the %s's proxy never had all %d hosts out", st.at(), len(run.pods)))
-			continue
-		}
-		for _, r := range expect.Sent(run.requests, w, st.name) {
-			v.N++
-			if what := stray(r); what != "" {
-				v.Seen[what]++
-			}
-		}
-	}
+	v.Why = fmt.Sprintf("errors of the host up to %d in a row, and those in flight; %d ejections, %d in flight", s.errors, ejections, flying)
 	c := v.Claim()
-	if len(missing) > 0 {
-		c.Outcome, c.Reason = verdict.Fail, strings.Join(missing, "\n")
+	if len(found.wrong) > 0 {
+		c = found.claim(c)
 	}
-	return run.finish(c, s)
+	return run.judged(run.finish(c, s), found.when...)
 }
 
-// judgeNoHost has a proxy without panic send nothing to hosts that are all out.
-func (run outlierRun) judgeNoHost() verdict.Claim {
-	return run.allOut(verdict.Strays{ID: "all-bad/" + all5xx, Statement: "with every host out and no panic, nothing is sent to any"}, run.service(all5xx),
-		func(r evidence.Request) string { return r.Pod })
-}
-
-// judgePanic has a proxy with minHealthPercent send to every host again once too few are well.
-func (run outlierRun) judgePanic() verdict.Claim {
-	s := run.service(withPanic)
-	reached := map[string]bool{}
-	c := run.allOut(verdict.Strays{ID: "all-bad/" + withPanic, Statement: "with fewer well than minHealthPercent, panic: requests go to every host"}, s,
-		func(r evidence.Request) string {
-			if r.Pod == "" {
-				return "no host"
-			}
-			reached[r.Pod] = true
-			return ""
-		})
-	if c.Outcome == verdict.Pass && len(reached) < len(run.pods) {
-		c.Outcome, c.Reason = verdict.Fail, fmt.Sprintf("only %d of %d hosts were reached", len(reached), len(run.pods))
-	}
-	return c
-}
-
-// judgeCap has no more than half of the hosts be out at once, and the proxy say that it refused more.
-func (run outlierRun) judgeCap() verdict.Claim {
-	s := run.service(halfAtMost)
-	most, limit := 0, len(run.pods)/2
-	for _, at := range places(s) {
-		list := run.stays(s, at)
-		for _, x := range list {
-			n := 0
-			for _, y := range list {
-				if !y.from.After(x.from) && (y.to.IsZero() || y.to.After(x.from)) {
-					n++
-				}
-			}
-			most = max(most, n)
-		}
-	}
-	c := verdict.Claim{
-		ID: "all-bad/" + halfAtMost, Statement: "maxEjectionPercent holds although every host fails", N: most, Statistic: "exact: hosts out at once",
-		Observed: fmt.Sprintf("at most %d of %d out, %d refused", most, len(run.pods), run.overflow), Bound: fmt.Sprintf("%d out, and some refused", limit),
-		Confounder: "hosts that left or joined meanwhile", Outcome: verdict.Pass,
-	}
-	switch {
-	case most > limit:
-		c.Outcome, c.Reason = verdict.Fail, fmt.Sprintf("%d hosts were out at once", most)
-	case most < limit:
-		c.Outcome, c.Reason = verdict.Fail, fmt.Sprintf("only %d hosts were out, so the cap was never tried", most)
-	case run.overflow == 0:
-		c.Outcome, c.Reason = verdict.Fail, "the proxy counts no ejections_overflow"
-	}
-	return run.finish(c, s)
-}
-
-// judgeBack has every host serve again in the end, through every proxy.
+// judgeBack has every host serve again after each round, through every proxy.
 func (run outlierRun) judgeBack() verdict.Claim {
 	c := verdict.Claim{
-		ID: "back", Statement: "traffic returns: every host serves again at each proxy", Statistic: "hosts that answered well in the last seconds, by stream",
+		ID: "back", Statement: "traffic returns: every host serves again at each proxy", Statistic: "hosts that answered well once all were back, by stream and round",
 		Bound: fmt.Sprintf("%d hosts in each of %d streams", len(run.pods), len(run.plan.streams())), Outcome: verdict.Pass,
 	}
 	ejected := false
 	for _, list := range run.proxyEvents {
 		ejected = ejected || len(list) > 0
 	}
-	w := expect.Window{From: run.ended.Add(-run.plan.after), To: run.ended}
 	var missing []string
-	for _, name := range run.plan.streams() {
-		served := map[string]bool{}
-		for _, r := range expect.Sent(run.requests, w, name) {
-			if r.Class == expect.OK {
-				c.N++
-				served[r.Pod] = true
+	var when []time.Time
+	for _, w := range run.rounds {
+		for _, name := range run.plan.streams() {
+			served := map[string]bool{}
+			for _, r := range expect.Sent(run.requests, w, name) {
+				if r.Class == expect.OK {
+					c.N++
+					served[r.Pod] = true
+				}
+			}
+			for _, pod := range slices.Sorted(maps.Values(run.pods)) {
+				if !served[pod] {
+					missing = append(missing, fmt.Sprintf("%s got nothing from %s after %s", name, pod, clock(w.From)))
+					when = append(when, w.From, w.To)
+				}
 			}
 		}
-		for _, pod := range slices.Sorted(maps.Values(run.pods)) {
-			if !served[pod] {
-				missing = append(missing, name+" got nothing from "+pod)
-			}
-		}
+		c.Window = &verdict.Window{From: w.From, To: w.To}
 	}
-	c.Window = &verdict.Window{From: w.From, To: w.To}
 	c.Observed = fmt.Sprintf("%d missing, %s answers", len(missing), verdict.Group(c.N))
 	switch {
 	case len(missing) > 0:
@@ -437,27 +413,48 @@ func (run outlierRun) judgeBack() verdict.Claim {
 	case !ejected:
 		c.Outcome, c.Reason = verdict.Inconclusive, "no host was ever out, so none returned"
 	}
-	return c
+	return run.whole(run.judged(c, when...), len(run.rounds))
 }
 
-// judgeShown has an ejection be there for people to see while it lasts.
+// judgeShown has an ejection be there for people to see while it lasts, at each proxy, and no longer.
 func (run outlierRun) judgeShown() verdict.Claim {
 	c := verdict.Claim{
-		ID: "shown", Statement: "an ejection shows in /clusters and /stats of the proxy while it lasts", Statistic: "exact",
-		Observed: "failed_outlier_check and ejections_active seen", Bound: "both", Outcome: verdict.Pass,
+		ID: "shown", Statement: "an ejection shows in /clusters, /stats and proxy-config endpoints of each proxy while it lasts, and no longer", Statistic: "exact",
+		Observed: "failed_outlier_check, ejections_active and endpoints seen, and none in the end", Bound: "all at each proxy", Outcome: verdict.Pass,
 	}
+	var missing, untold []string
+	for _, at := range places(run.plan.services[0]) {
+		s, asked := run.shown[at]
+		switch {
+		case !asked:
+			untold = append(untold, "the "+at+"'s proxy was not asked: the load was over before")
+		case s.err != nil:
+			untold = append(untold, fmt.Sprintf("the %s's proxy could not be asked: %v", at, s.err))
+		}
+		for _, m := range s.missing {
+			missing = append(missing, "the "+at+"'s proxy: "+m)
+		}
+	}
+	missing = append(missing, run.lingering...)
 	switch {
-	case !run.looked:
+	case !run.meshed:
 		c.Outcome, c.Observed, c.Reason = verdict.Skip, "not asked", "there is no mesh in this lab, so no proxy to ask"
-	case len(run.shown) > 0:
-		c.Outcome, c.Observed, c.Reason = verdict.Fail, fmt.Sprintf("%d missing", len(run.shown)), strings.Join(run.shown, "\n")
+	case len(untold) > 0:
+		c.Outcome, c.Observed, c.Reason = verdict.Inconclusive, "not asked", strings.Join(append(untold, missing...), "\n")
+	case len(missing) > 0:
+		c.Outcome, c.Observed, c.Reason = verdict.Fail, fmt.Sprintf("%d missing or left", len(missing)), strings.Join(missing, "\n")
 	}
-	return c
+	var when []time.Time
+	for _, f := range run.faults[:min(1, len(run.faults))] {
+		when = append(when, f.from, f.to)
+	}
+	return run.judged(c, when...)
 }
 
 // judgeProof has the pods' own counters agree with what clients saw: the fault happened, and where.
-func (run outlierRun) judgeProof(faults []fault) verdict.Claim {
-	step := faults[0].step
+func (run outlierRun) judgeProof(step faultStep) verdict.Claim {
+	faults := run.made(step)
+	var when []time.Time
 	kind := "status"
 	switch {
 	case step.fail.Reset:
@@ -469,6 +466,7 @@ func (run outlierRun) judgeProof(faults []fault) verdict.Claim {
 	}
 	pods, clients := 0, 0
 	for _, f := range faults {
+		when = append(when, f.from, f.to)
 		for h, c := range f.after {
 			pods += c.Failed[kind] - f.before[h].Failed[kind]
 		}
@@ -500,7 +498,7 @@ func (run outlierRun) judgeProof(faults []fault) verdict.Claim {
 	case pods < low || pods > high:
 		c.Outcome, c.Reason = verdict.Fail, fmt.Sprintf("the pods say %d, the clients %d", pods, clients)
 	}
-	return c
+	return run.whole(run.excused(c, when...), len(faults))
 }
 
 // judgeLost has nothing fail but under the faults, and until the hosts are back that were out for them.
@@ -530,5 +528,9 @@ func (run outlierRun) judgeLost() verdict.Claim {
 	}
 	failures, n := verdict.Failures(outside)
 	c := verdict.Lost{ID: "lost", Statement: "nothing is lost but under the faults", N: n, Failures: failures, Events: run.events}.Claim()
-	return expect.Excuse(c, run.requests, failures, run.plan.streams()...)
+	c = expect.Excuse(c, run.requests, failures, run.plan.streams()...)
+	if c.Outcome == verdict.Fail {
+		c = run.judged(c) // when hosts were back is what the proxies tell
+	}
+	return c
 }

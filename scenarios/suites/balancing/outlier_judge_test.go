@@ -1,8 +1,11 @@
 package balancing
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -19,20 +22,32 @@ import (
 
 // outlierWorld is a mesh as a simulation has it. Zero fields are those of an honest one.
 type outlierWorld struct {
+	profile lab.Profile   // quick if ""
+	phase   time.Duration // of the sweeps
+	slow    time.Duration // mean time of an answer on each side of the proxy, beside the half millisecond
+	seed    uint64
 	off     bool                         // nothing is ever ejected
+	offIn   int                          // nothing is ejected in this round, from 1
 	extra   int                          // errors beyond the threshold
+	early   int                          // errors below it, for a host that hangs
+	totals  bool                         // errors count that are not in a row
+	once    bool                         // a host is ejected once in a fault
+	ungrown bool                         // each time for the base time
 	stay    time.Duration                // instead of the base time
 	cap     float64                      // of halfAtMost, instead of 0.5
+	small   bool                         // one host is ejected whatever its share
 	panics  bool                         // without panic mode where it is asked for
+	eager   bool                         // panic as soon as one host is out
 	another func(host string) string     // who is ejected for the errors of a host
 	counts  func(step string, n int) int // what the pods say they failed
+	heals   time.Duration                // how late each fault is healed
 }
 
-// simulateOutlier makes the evidence of a quick run: hosts have their turns, and every proxy does as Envoy does.
+// simulateOutlier makes the evidence of a run: hosts have their turns, and every proxy does as Envoy does.
 func simulateOutlier(w outlierWorld) outlierRun {
 	run := outlierRun{
-		plan: newOutlierPlan(lab.Quick), namespace: "outlier-hello", pods: map[string]string{}, proxyEvents: map[string][]outlierEvent{},
-		meshed: true, looked: true, overflow: 7, seen: drive.Seen{Host: record.Host{CPUStall: 0.3}},
+		plan: newOutlierPlan(cmp.Or(w.profile, lab.Quick)), namespace: "outlier-hello", pods: map[string]string{}, proxyEvents: map[string][]outlierEvent{},
+		meshed: true, shown: map[string]showing{atGateway: {}, atAgent: {}}, overflow: map[string]int{}, seen: drive.Seen{Host: record.Host{CPUStall: 0.3}},
 	}
 	var hosts []string
 	for i := range run.plan.pods {
@@ -41,20 +56,27 @@ func simulateOutlier(w outlierWorld) outlierRun {
 	}
 	start := time.Unix(1_800_000_000, 0)
 	at := start.Add(run.plan.calm)
-	for i, step := range run.plan.faults {
-		f := fault{step: step, hosts: []string{hosts[i%len(hosts)]}, before: map[string]service.Counters{}, after: map[string]service.Counters{}}
-		if step.all {
-			f.hosts, at = hosts, at.Add(8*time.Second)
+	for range run.plan.repeat {
+		for i, step := range run.plan.faults {
+			f := fault{step: step, hosts: []string{hosts[i%len(hosts)]}, complete: true, before: map[string]service.Counters{}, after: map[string]service.Counters{}}
+			if step.all {
+				f.hosts, at = hosts, at.Add(8*time.Second)
+			}
+			f.from, f.to = at, at.Add(step.lasts+w.heals)
+			at = f.to.Add(step.pause)
+			run.faults = append(run.faults, f)
 		}
-		f.from, f.to = at, at.Add(step.lasts)
-		at = f.to.Add(step.pause)
-		run.faults = append(run.faults, f)
+		at = at.Add(8 * time.Second)
+		run.rounds = append(run.rounds, expect.Window{From: at, To: at.Add(run.plan.after)})
+		at = at.Add(run.plan.after)
 	}
-	run.ended = at.Add(10 * time.Second)
-	failed := map[string]int{}
+	run.ended = at
+	run.read = at
+	failures := map[int]map[string]int{}
 	for _, s := range run.plan.services {
 		for _, st := range s.streams {
-			run.simulateStream(w, s, st, start, hosts, failed)
+			sim := simulation{run: &run, world: w, service: s, stream: st, hosts: hosts, states: map[string]*simulatedHost{}, failures: failures, rng: rand.New(rand.NewPCG(7, w.seed))}
+			sim.carryOut(start)
 		}
 	}
 	for at := range run.proxyEvents {
@@ -63,7 +85,7 @@ func simulateOutlier(w outlierWorld) outlierRun {
 	for i := range run.faults {
 		f := &run.faults[i]
 		for _, h := range f.hosts {
-			n := failed[f.step.name+h]
+			n := failures[i][h]
 			if w.counts != nil {
 				n = w.counts(f.step.name, n)
 			}
@@ -82,132 +104,214 @@ func simulateOutlier(w outlierWorld) outlierRun {
 	return run
 }
 
-// simulateStream sends one request after the other to the hosts that are in, each of which fails while its fault lasts.
-func (run *outlierRun) simulateStream(w outlierWorld, s watched, st watchedStream, start time.Time, hosts []string, failures map[string]int) {
-	type state struct {
-		row, ejections, backoff int
-		out, back               time.Time
+// simulation is one stream, whose requests go to the hosts that are in, one after the other.
+type simulation struct {
+	run      *outlierRun
+	world    outlierWorld
+	service  watched
+	stream   watchedStream
+	hosts    []string
+	states   map[string]*simulatedHost
+	pending  []simulatedAnswer
+	failures map[int]map[string]int // by the fault's place, and host
+	rng      *rand.Rand
+	turn     int
+}
+
+type simulatedHost struct {
+	row, ejections, backoff int
+	out, back               time.Time
+	outIn                   *fault // that it was last ejected for
+}
+
+// simulatedAnswer is one that the proxy will count.
+type simulatedAnswer struct {
+	at   time.Time
+	host string
+	code int
+	met  *fault // nil for a good one
+}
+
+func (m *simulation) carryOut(start time.Time) {
+	for _, h := range m.hosts {
+		m.states[h] = &simulatedHost{}
 	}
-	states := map[string]*state{}
-	for _, h := range hosts {
-		states[h] = &state{}
-	}
-	turn := 0
-	event := func(t time.Time, host, action string, n int) {
-		run.proxyEvents[st.at()] = append(run.proxyEvents[st.at()], outlierEvent{
-			Timestamp: t, Cluster: clusterName(run.namespace, s.name, ""), Host: host, Action: action, Number: n, Enforced: true,
-		})
-	}
-	most := len(hosts)
-	if s.name == halfAtMost {
-		most = 2
-		if w.cap > 0 {
-			most = int(w.cap * float64(len(hosts)))
+	for at := start; at.Before(m.run.ended); at = at.Add(time.Duration(float64(time.Second) / m.stream.rate)) {
+		slices.SortStableFunc(m.pending, func(a, b simulatedAnswer) int { return a.at.Compare(b.at) })
+		for len(m.pending) > 0 && m.pending[0].at.Before(at) {
+			a := m.pending[0]
+			m.pending = m.pending[1:]
+			m.sweep(start.Add(m.world.phase), a.at)
+			m.count(a)
 		}
-	}
-	threshold := func(step string) int {
-		if s.judged {
-			return s.after[step]
-		}
-		return map[bool]int{true: 3}[step == allBad]
-	}
-	for at := start; at.Before(run.ended); at = at.Add(time.Duration(float64(time.Second) / st.rate)) {
-		// The sweeps, every interval from the start.
-		var in []string
-		for _, h := range hosts {
-			x := states[h]
-			base := run.plan.base
-			if w.stay > 0 {
-				base = w.stay
-			}
-			if !x.out.IsZero() {
-				sweep := start
-				for sweep.Before(x.out.Add(base * time.Duration(x.backoff))) {
-					sweep = sweep.Add(run.plan.interval)
-				}
-				if !at.Before(sweep) {
-					event(sweep, h, "UNEJECT", x.ejections)
-					x.out, x.back, x.row = time.Time{}, sweep, 0
-				}
-			}
-			if x.out.IsZero() {
-				in = append(in, h)
-			}
-		}
-		r := evidence.Request{Stream: st.name, Intended: at.UnixNano(), Sent: at.UnixNano(), Done: at.Add(time.Millisecond).UnixNano(), Code: 200, Class: expect.OK}
-		if s.name == withPanic && len(in) < 2 && !w.panics {
-			in = hosts
-		}
-		if len(in) == 0 {
-			r.Code, r.Class = 503, "status"
-			run.requests = append(run.requests, r)
-			continue
-		}
-		host := in[turn%len(in)]
-		turn++
-		r.Pod, r.Version = run.pods[host], "v1"
-		x := states[host]
-		var met *fault
-		for i := range run.faults {
-			f := &run.faults[i]
-			// Who refuses does so on the second address alone.
-			if slices.Contains(f.hosts, host) && !at.Before(f.from) && at.Before(f.to) && (s.second || !f.step.fail.Refuse) {
-				met = f
-			}
-		}
-		if met == nil {
-			x.row = 0
-			run.requests = append(run.requests, r)
-			continue
-		}
-		r.Code, r.Class = 503, "status"
-		if met.step.fail.Status == 0 {
-			r.Pod = ""
-		}
-		run.requests = append(run.requests, r)
-		failures[met.step.name+host]++
-		n := threshold(met.step.name)
-		if x.row++; n == 0 || w.off || !x.out.IsZero() || x.row < n+w.extra {
-			continue
-		}
-		out := 0
-		for _, y := range states {
-			if !y.out.IsZero() {
-				out++
-			}
-		}
-		if out >= most {
-			continue
-		}
-		target := host
-		if w.another != nil {
-			target = w.another(host)
-		}
-		y := states[target]
-		if !y.out.IsZero() {
-			continue
-		}
-		// Backoff shrinks with each sweep that found the host well.
-		if !y.back.IsZero() {
-			for t := y.back.Add(run.plan.interval); t.Before(at); t = t.Add(run.plan.interval) {
-				y.backoff = max(0, y.backoff-1)
-			}
-		}
-		y.ejections, y.backoff, y.out = y.ejections+1, y.backoff+1, at.Add(500*time.Microsecond)
-		event(y.out, target, "EJECT", y.ejections)
+		m.sweep(start.Add(m.world.phase), at)
+		m.send(at)
 	}
 }
 
-func TestAnHonestMeshEjects(t *testing.T) {
-	run := simulateOutlier(outlierWorld{})
-	claims := judgeOutlier(run)
-	for _, c := range claims {
-		if c.Outcome != verdict.Pass {
-			t.Errorf("%s is %s: %s; %s", c.ID, c.Outcome, c.Observed, c.Reason)
+func (m *simulation) event(t time.Time, host, action string, n int) {
+	at := m.stream.at()
+	m.run.proxyEvents[at] = append(m.run.proxyEvents[at], outlierEvent{
+		Timestamp: t, Cluster: clusterName(m.run.namespace, m.service.name, ""), Host: host, Action: action, Number: n, Enforced: true,
+	})
+}
+
+// sweep lets hosts return in the sweeps, which are every interval from the start.
+func (m *simulation) sweep(start, at time.Time) {
+	for _, h := range m.hosts {
+		x := m.states[h]
+		if x.out.IsZero() {
+			continue
+		}
+		due, every := x.out.Add(cmp.Or(m.world.stay, m.run.plan.base)*time.Duration(x.backoff)), m.run.plan.interval
+		if sweep := start.Add((due.Sub(start) + every - 1) / every * every); !sweep.After(at) {
+			m.event(sweep, h, "UNEJECT", x.ejections)
+			x.out, x.back, x.row = time.Time{}, sweep, 0
 		}
 	}
-	if len(claims) < 25 {
-		t.Errorf("%d claims: %v", len(claims), slices.Sorted(maps.Keys(outcomes(claims))))
+}
+
+func (m *simulation) send(at time.Time) {
+	var in []string
+	for _, h := range m.hosts {
+		if m.states[h].out.IsZero() {
+			in = append(in, h)
+		}
+	}
+	if few := len(in) < 2 || m.world.eager && len(in) < len(m.hosts); m.service.name == withPanic && few && !m.world.panics {
+		in = m.hosts
+	}
+	r := evidence.Request{Stream: m.stream.name, Intended: at.UnixNano(), Sent: at.UnixNano(), Done: at.Add(time.Millisecond).UnixNano(), Code: 200, Class: expect.OK}
+	if len(in) == 0 {
+		r.Code, r.Class = 503, "status"
+		m.run.requests = append(m.run.requests, r)
+		return
+	}
+	host := in[m.turn%len(in)]
+	m.turn++
+	r.Pod, r.Version = m.run.pods[host], "v1"
+	a := simulatedAnswer{at: at.Add(500 * time.Microsecond), host: host, code: 200}
+	for i := range m.run.faults {
+		f := &m.run.faults[i]
+		// Who refuses does so on the second address alone.
+		if !slices.Contains(f.hosts, host) || at.Before(f.from) || !at.Before(f.to) || f.step.fail.Refuse && !m.service.second {
+			continue
+		}
+		if f.step.share > 0 && m.rng.Float64() >= f.step.share {
+			continue
+		}
+		a.met, a.code = f, cmp.Or(f.step.fail.Status, 503)
+		if f.step.fail.Status == 0 {
+			r.Pod = ""
+		}
+		if f.step.fail.Hang != "" {
+			a.code, a.at, r.Done = 504, a.at.Add(m.run.plan.timeout), r.Done+int64(m.run.plan.timeout)
+		}
+		r.Code, r.Class = a.code, "status"
+		if m.failures[i] == nil {
+			m.failures[i] = map[string]int{}
+		}
+		m.failures[i][host]++
+	}
+	for _, part := range []*time.Time{&a.at, nil} {
+		d := time.Duration(m.rng.ExpFloat64() * float64(m.world.slow))
+		if r.Done += int64(d); part != nil {
+			*part = part.Add(d)
+		}
+	}
+	m.run.requests = append(m.run.requests, r)
+	m.pending = append(m.pending, a)
+}
+
+// count has the proxy count an answer, and eject the host if that completes a row.
+func (m *simulation) count(a simulatedAnswer) {
+	x := m.states[a.host]
+	counts := a.code >= 500
+	switch m.service.policy[:strings.Index(m.service.policy, ":")] {
+	case "consecutiveGatewayErrors", "consecutiveErrors":
+		counts = a.code >= 502
+	case "splitExternalLocalOriginErrors":
+		counts = a.met != nil && a.met.step.fail.Refuse
+	}
+	if !counts {
+		if !m.world.totals {
+			x.row = 0
+		}
+		return
+	}
+	x.row++
+	limit := m.service.errors + m.world.extra
+	if a.met.step.fail.Hang != "" {
+		limit -= m.world.early
+	}
+	round := 1 + slices.IndexFunc(m.run.rounds, func(w expect.Window) bool { return a.at.Before(w.To) })
+	if x.row != limit || m.world.off || m.world.offIn == round || !x.out.IsZero() || m.world.once && x.outIn == a.met {
+		return
+	}
+	x.row = 0
+	out := 0
+	for _, y := range m.states {
+		if !y.out.IsZero() {
+			out++
+		}
+	}
+	most := len(m.hosts)
+	switch {
+	case m.service.name == halfAtMost:
+		most = int(cmp.Or(m.world.cap, 0.5) * float64(len(m.hosts)))
+	case m.service.name == tenthAtMost:
+		most = map[bool]int{true: 1}[m.world.small]
+	}
+	if out >= most {
+		m.run.overflow[m.service.name]++
+		return
+	}
+	host := a.host
+	if m.world.another != nil {
+		host = m.world.another(a.host)
+	}
+	y := m.states[host]
+	if !y.out.IsZero() {
+		return
+	}
+	// Backoff shrinks with each sweep that found the host well.
+	if !y.back.IsZero() {
+		for t := y.back.Add(m.run.plan.interval); t.Before(a.at); t = t.Add(m.run.plan.interval) {
+			y.backoff = max(0, y.backoff-1)
+		}
+	}
+	if y.ejections, y.backoff, y.out, y.outIn = y.ejections+1, y.backoff+1, a.at, a.met; m.world.ungrown {
+		y.backoff = 1
+	}
+	m.event(y.out, host, "EJECT", y.ejections)
+}
+
+func TestAnHonestMeshEjects(t *testing.T) {
+	worlds := []outlierWorld{{profile: lab.Nightly}}
+	for phase := time.Duration(0); phase < time.Second; phase += 130 * time.Millisecond {
+		worlds = append(worlds, outlierWorld{phase: phase})
+	}
+	for _, w := range worlds {
+		claims := judgeOutlier(simulateOutlier(w))
+		for _, c := range claims {
+			if c.Outcome != verdict.Pass {
+				t.Errorf("%+v: %s is %s: %s; %s", w, c.ID, c.Outcome, c.Observed, c.Reason)
+			}
+		}
+		if len(claims) < 33 {
+			t.Errorf("%d claims: %v", len(claims), slices.Sorted(maps.Keys(outcomes(claims))))
+		}
+	}
+}
+
+// A proxy that does as Envoy does is never found wrong, however long answers take and whatever overtakes what.
+func TestOutlierNeverWrongsAnHonestMesh(t *testing.T) {
+	for _, slow := range []time.Duration{time.Millisecond, 10 * time.Millisecond, 40 * time.Millisecond} {
+		for seed := range uint64(10) {
+			if wrong := wrongly(judgeOutlier(simulateOutlier(outlierWorld{slow: slow, seed: seed}))); wrong != "" {
+				t.Errorf("answers take %s, seed %d: %s", slow, seed, wrong)
+			}
+		}
 	}
 }
 
@@ -218,21 +322,37 @@ func TestOutlierMutants(t *testing.T) {
 		want map[string]string
 	}{
 		"nothing is ejected": {outlierWorld{off: true}, map[string]string{
-			"ejected/answers-503/all-5xx": "gateway never took the host out\nagent never", "ejected/refuses-connections/local-errors": "agent never took",
-			"cost/all-5xx": "requests failed", "all-bad/all-5xx": "never had all 4 hosts out", "all-bad/half-at-most": "the cap was never tried",
+			"ejected/answers-503/all-5xx": "gateway never took the host out", "ejected/refuses-connections/local-errors": "agent never took", "in-a-row": "did not take the host out",
+			"cost/all-5xx": "requests failed", "grown": "took the host out 0 times", "all-bad/all-5xx": "never had all 4 hosts out", "all-bad/half-at-most": "the cap was never tried",
+			"small/tenth-at-most": "no ejections_overflow",
 		}},
-		"one error late":       {outlierWorld{extra: 1}, map[string]string{"ejected/answers-503/all-5xx": "after 6 errors", "ejected/resets/old-name": "after 3 errors"}},
-		"one error early":      {outlierWorld{extra: -1}, map[string]string{"ejected/answers-503/all-5xx": "after 4 errors", "ejected/hangs/gateway-errors": "after 2 errors"}},
-		"out for too short":    {outlierWorld{stay: 500 * time.Millisecond}, map[string]string{"returned": "was out for"}},
-		"out for too long":     {outlierWorld{stay: 4 * time.Second}, map[string]string{"returned": "was out for"}},
-		"the cap does nothing": {outlierWorld{cap: 1}, map[string]string{"all-bad/half-at-most": "4 hosts were out at once"}},
-		"no panic":             {outlierWorld{panics: true}, map[string]string{"all-bad/with-panic": "to no host"}},
+		"one error late": {outlierWorld{extra: 1}, map[string]string{
+			"ejected/answers-503/all-5xx": "after 6 errors", "ejected/resets/old-name": "after 3 errors", "ejected/hangs/all-5xx": "after 6 errors",
+			"ejected/refuses-connections/local-errors": "after 4 errors",
+		}},
+		"one error early": {outlierWorld{extra: -1}, map[string]string{"ejected/answers-503/all-5xx": "after 4 errors", "ejected/hangs/gateway-errors": "after 2 errors"}},
+		// Ten more are on their way by then, and fail as well.
+		"hangs count too early": {outlierWorld{early: 1}, map[string]string{"ejected/hangs/all-5xx": "after 4 errors", "ejected/hangs/old-name": "after 1 errors"}},
+		"totals count":          {outlierWorld{totals: true}, map[string]string{"in-a-row": "all-5xx: agent took"}},
+		"out for too short":     {outlierWorld{stay: 500 * time.Millisecond}, map[string]string{"returned": "was out for"}},
+		"out for too long":      {outlierWorld{stay: 4500 * time.Millisecond}, map[string]string{"returned": "was out for"}},
+		"never a second time":   {outlierWorld{once: true}, map[string]string{"grown": "took the host out 1 times", "cost/all-5xx": "requests failed"}},
+		"no growth":             {outlierWorld{ungrown: true}, map[string]string{"grown": "took the host out again for", "returned": "was out for"}},
+		"the cap does nothing":  {outlierWorld{cap: 1}, map[string]string{"all-bad/half-at-most": "4 hosts were out at once"}},
+		"one is always ejected": {outlierWorld{small: true}, map[string]string{"small/tenth-at-most": "times a host was taken out", "others": "tenth-at-most"}},
+		"no panic":              {outlierWorld{panics: true}, map[string]string{"all-bad/with-panic": "to no host"}},
+		"panic for one host":    {outlierWorld{eager: true}, map[string]string{"one-bad/with-panic": "to pod-1", "ejected/answers-503/with-panic": "more errors from"}},
+		"nothing in round three": {outlierWorld{profile: lab.Nightly, offIn: 3}, map[string]string{
+			"ejected/answers-503/all-5xx": "gateway never took the host out in the fault of", "ejected/hangs/old-name": "agent never", "cost/all-5xx": "requests failed",
+			"grown": "took the host out 0 times", "all-bad/all-5xx": "never had all 4 hosts out", "all-bad/half-at-most": "the cap was never tried",
+		}},
 		"the next host": {outlierWorld{another: func(h string) string {
 			return map[string]string{"10.0.0.1:8080": "10.0.0.2:8080"}[h] + map[bool]string{true: h}[h != "10.0.0.1:8080"]
 		}}, map[string]string{"others": "pod-2"}},
 		"the fault elsewhere": {outlierWorld{counts: func(step string, n int) int { return n / 2 }}, map[string]string{"proof/answers-503": "the clients", "proof/hangs": "the clients"}},
 	} {
 		t.Run(name, func(t *testing.T) {
+			c.w.slow = time.Millisecond
 			got := outcomes(judgeOutlier(simulateOutlier(c.w)))
 			for id, words := range c.want {
 				if c := got[id]; c.Outcome != verdict.Fail || !strings.Contains(c.Reason, words) {
@@ -243,15 +363,199 @@ func TestOutlierMutants(t *testing.T) {
 	}
 }
 
+// wrongly are the claims that fail.
+func wrongly(claims []verdict.Claim) string {
+	var out []string
+	for _, c := range claims {
+		if c.Outcome == verdict.Fail {
+			out = append(out, fmt.Sprintf("%s: %s; %s", c.ID, c.Observed, c.Reason))
+		}
+	}
+	return strings.Join(out, "\n")
+}
+
+// What a fault costs follows from the ejections, also where it was healed late: the bound is not a matter of time.
+func TestOutlierHealedLate(t *testing.T) {
+	for _, late := range []time.Duration{400 * time.Millisecond, 900 * time.Millisecond, 1700 * time.Millisecond, 2500 * time.Millisecond} {
+		got := outcomes(judgeOutlier(simulateOutlier(outlierWorld{heals: late})))
+		if c := got["cost/all-5xx"]; c.Outcome != verdict.Pass {
+			t.Errorf("%s late: %s: %s; %s", late, c.Outcome, c.Observed, c.Reason)
+		}
+	}
+	pl := newOutlierPlan(lab.Quick)
+	for i, f := range pl.faults {
+		times := 1
+		if i == 0 {
+			times = 3 // the base time, and twice that
+		}
+		if most := time.Duration(times) * pl.base; f.lasts >= most {
+			t.Errorf("%s lasts %s, a host is back after %s", f.name, f.lasts, most)
+		}
+	}
+}
+
+// cutOff is a run whose load was over at a time.
+func cutOff(run outlierRun, at time.Time) outlierRun {
+	run.requests = slices.DeleteFunc(slices.Clone(run.requests), func(r evidence.Request) bool { return r.Done > at.UnixNano() })
+	run.faults = slices.DeleteFunc(slices.Clone(run.faults), func(f fault) bool { return f.from.After(at) })
+	run.rounds = slices.DeleteFunc(slices.Clone(run.rounds), func(w expect.Window) bool { return w.To.After(at) })
+	run.proxyEvents = maps.Clone(run.proxyEvents)
+	for name, list := range run.proxyEvents {
+		run.proxyEvents[name] = slices.DeleteFunc(slices.Clone(list), func(ev outlierEvent) bool { return ev.Timestamp.After(at) })
+	}
+	for i := range run.faults {
+		if f := &run.faults[i]; f.to.After(at) {
+			f.to, f.complete, f.after = time.Time{}, false, nil
+		}
+	}
+	if len(run.made(run.plan.faults[0])) == 0 {
+		run.shown, run.overflow = nil, nil
+	}
+	run.end(at, true)
+	run.read = at
+	return run
+}
+
+// A load that was over before the steps were leaves claims open, and fails none.
+func TestOutlierCutOff(t *testing.T) {
+	whole := simulateOutlier(outlierWorld{})
+	for d := time.Duration(0); d < whole.ended.Sub(whole.faults[0].from); d += 300 * time.Millisecond {
+		claims := judgeOutlier(cutOff(whole, whole.faults[0].from.Add(d)))
+		if wrong := wrongly(claims); wrong != "" {
+			t.Errorf("cut off %s after the first fault began: %s", d, wrong)
+		}
+		if c := outcomes(claims)["back"]; c.Outcome != verdict.Inconclusive {
+			t.Errorf("cut off %s after the first fault began: back is %s", d, c.Outcome)
+		}
+	}
+	// What went wrong before is wrong.
+	late := simulateOutlier(outlierWorld{extra: 1})
+	if c := outcomes(judgeOutlier(cutOff(late, late.faults[2].from)))["ejected/answers-503/all-5xx"]; c.Outcome != verdict.Fail {
+		t.Errorf("a late ejection before the load was over is %s", c.Outcome)
+	}
+}
+
+// A proxy that could not be asked fails nothing.
+func TestOutlierUnread(t *testing.T) {
+	run := simulateOutlier(outlierWorld{})
+	run.unread = map[string]error{atAgent: errors.New("connection refused"), "stats": errors.New("connection refused")}
+	run.proxyEvents[atAgent], run.overflow = nil, nil
+	run.shown[atAgent] = showing{err: errors.New("connection refused")}
+	claims := judgeOutlier(run)
+	if wrong := wrongly(claims); wrong != "" {
+		t.Error(wrong)
+	}
+	for _, id := range []string{"ejected/hangs/old-name", "others", "returned", "grown", "all-bad/with-panic", "all-bad/half-at-most", "small/tenth-at-most", "shown"} {
+		if c := outcomes(claims)[id]; c.Outcome != verdict.Inconclusive || !strings.Contains(c.Reason, "could not be asked") {
+			t.Errorf("%s is %s: %s", id, c.Outcome, c.Reason)
+		}
+	}
+}
+
+// A stall of the host around what is wrong leaves the claim open; one elsewhere does not.
+func TestOutlierStall(t *testing.T) {
+	for name, w := range map[string]outlierWorld{
+		"late": {extra: 1}, "off": {off: true}, "once": {once: true}, "early": {early: 1}, "other": {another: func(string) string { return "10.0.0.4:8080" }}, "short": {stay: 100 * time.Millisecond},
+		"cap": {cap: 1}, "small": {small: true}, "panic": {panics: true}, "eager": {eager: true}, "counts": {counts: func(_ string, n int) int { return n + 9 }},
+	} {
+		run := simulateOutlier(w)
+		run.shown[atAgent] = showing{missing: []string{"nothing"}}
+		for i := range run.requests {
+			run.requests[i].Intended -= int64(2 * expect.LateBound)
+		}
+		if wrong := wrongly(judgeOutlier(run)); wrong != "" {
+			t.Errorf("%s: %s", name, wrong)
+		}
+	}
+	run := simulateOutlier(outlierWorld{extra: 1})
+	for i := range run.requests {
+		if time.Unix(0, run.requests[i].Sent).After(run.faults[6].from) {
+			run.requests[i].Intended -= int64(2 * expect.LateBound)
+		}
+	}
+	if c := outcomes(judgeOutlier(run))["ejected/answers-503/all-5xx"]; c.Outcome != verdict.Fail {
+		t.Errorf("a stall at the end excuses what went wrong at the beginning: %s: %s", c.Outcome, c.Reason)
+	}
+}
+
+// A row is counted from the last good answer, in the order in which answers came; what overlaps may be in it or not.
+func TestRow(t *testing.T) {
+	ms := func(n int) time.Time { return time.Unix(1_800_000_000, 0).Add(time.Duration(n) * time.Millisecond) }
+	at := func(from, to int, bad bool) answer {
+		return answer{sent: ms(from), from: ms(from), to: ms(to), bad: bad}
+	}
+	for name, c := range map[string]struct {
+		list           []answer
+		since, at      int
+		sure, possible int
+	}{
+		"three":                        {[]answer{at(100, 101, true), at(200, 201, true), at(300, 310, true)}, 0, 305, 2, 3},
+		"after a good one":             {[]answer{at(100, 101, true), at(150, 151, false), at(200, 201, true), at(300, 310, true)}, 0, 305, 1, 2},
+		"a good one that came earlier": {[]answer{at(100, 151, false), at(120, 140, true), at(200, 201, true), at(300, 310, true)}, 0, 305, 1, 3},
+		"since the host was back":      {[]answer{at(100, 101, true), at(200, 201, true), at(300, 310, true)}, 150, 305, 1, 2},
+		"on its way when it was back":  {[]answer{at(100, 180, true), at(200, 201, true), at(300, 310, true)}, 150, 305, 1, 3},
+		"one without an answer":        {[]answer{at(100, 101, true), {sent: ms(200), from: ms(200), to: ms(201), bad: true, unsure: true}, at(300, 310, true)}, 0, 305, 1, 3},
+		"later":                        {[]answer{at(200, 201, true), at(400, 401, true)}, 0, 305, 1, 1},
+	} {
+		if sure, possible := row(c.list, ms(c.since), ms(c.at)); sure != c.sure || possible != c.possible {
+			t.Errorf("%s: %d to %d, want %d to %d", name, sure, possible, c.sure, c.possible)
+		}
+	}
+}
+
 func TestOutlierWithoutMesh(t *testing.T) {
 	run := simulateOutlier(outlierWorld{off: true})
-	run.meshed, run.looked, run.proxyEvents, run.overflow = false, false, nil, 0
+	run.meshed, run.shown, run.proxyEvents, run.overflow = false, nil, nil, nil
 	got := outcomes(judgeOutlier(run))
 	if c := got["ejected/answers-503/all-5xx"]; c.Outcome != verdict.Fail || !strings.Contains(c.Reason, "no mesh in this lab") {
 		t.Errorf("%s: %s", c.Outcome, c.Reason)
 	}
 	if c := got["shown"]; c.Outcome != verdict.Skip {
 		t.Errorf("shown is %s", c.Outcome)
+	}
+}
+
+// Each place where people look for an ejection is looked at, at each proxy.
+func TestOutlierShown(t *testing.T) {
+	const cluster, host = "outbound|8080||all-5xx.outlier-hello.svc.cluster.local", "10.0.0.1:8080"
+	good := view{
+		clusters:  []byte(cluster + "::" + host + "::health_flags::/failed_outlier_check\n"),
+		stats:     []byte("cluster." + cluster + ".outlier_detection.ejections_active: 1\n"),
+		endpoints: []byte(`{"cluster_statuses":[{"name":"` + cluster + `","host_statuses":[{"address":{"socket_address":{"address":"10.0.0.1","port_value":8080}},"health_status":{"failed_outlier_check":true}}]}]}`),
+	}
+	if missing, err := good.missing(cluster, host); len(missing) > 0 || err != nil {
+		t.Errorf("%v, error %v", missing, err)
+	}
+	if left := good.showing(atAgent, "outlier-hello"); len(left) != 3 {
+		t.Errorf("shown: %v", left)
+	}
+	well := view{
+		clusters: []byte(cluster + "::" + host + "::health_flags::healthy\n"), stats: []byte("cluster." + cluster + ".outlier_detection.ejections_active: 0\n"),
+		endpoints: []byte(strings.ReplaceAll(string(good.endpoints), "true", "false")),
+	}
+	if missing, err := well.missing(cluster, host); len(missing) != 3 || err != nil {
+		t.Errorf("%v, error %v", missing, err)
+	}
+	if left := well.showing(atAgent, "outlier-hello"); len(left) != 0 {
+		t.Errorf("shown: %v", left)
+	}
+	if _, err := (view{endpoints: []byte("{}")}).missing(cluster, host); err == nil {
+		t.Error("a page without clusters is an answer")
+	}
+	for name, c := range map[string]struct {
+		change func(*outlierRun)
+		want   verdict.Outcome
+	}{
+		"all":                  {func(*outlierRun) {}, verdict.Pass},
+		"missing at one proxy": {func(run *outlierRun) { run.shown[atGateway] = showing{missing: []string{"x"}} }, verdict.Fail},
+		"left in the end":      {func(run *outlierRun) { run.lingering = []string{"x"} }, verdict.Fail},
+		"one not asked":        {func(run *outlierRun) { delete(run.shown, atGateway) }, verdict.Inconclusive},
+	} {
+		run := simulateOutlier(outlierWorld{})
+		c.change(&run)
+		if got := run.judgeShown(); got.Outcome != c.want {
+			t.Errorf("%s: %s: %s", name, got.Outcome, got.Reason)
+		}
 	}
 }
 

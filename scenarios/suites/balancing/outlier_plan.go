@@ -2,10 +2,12 @@ package balancing
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/meshproof/meshproof/fixtures/apps/service"
+	"github.com/meshproof/meshproof/reports/evidence"
 	"github.com/meshproof/meshproof/scenarios/drive"
 	"github.com/meshproof/meshproof/scenarios/lab"
 )
@@ -18,11 +20,13 @@ const (
 	localErrors   = "local-errors"
 	withPanic     = "with-panic"
 	halfAtMost    = "half-at-most"
+	tenthAtMost   = "tenth-at-most"
 )
 
 // The faults, in the order in which they are made; each but the last hits one pod, another one each time.
 const (
 	answers503 = "answers 503"
+	halfBad    = "answers 503 half of the time"
 	resets     = "resets"
 	hangs      = "hangs"
 	answers500 = "answers 500"
@@ -30,16 +34,40 @@ const (
 	allBad     = "all answer 503"
 )
 
+// errorKind is which errors in a row a policy counts.
+type errorKind int
+
+const (
+	serverErrors  errorKind = iota // 5xx, and what is as bad
+	gatewayOnly                    // 502, 503, 504, and what is as bad
+	localFailures                  // of the connection alone
+)
+
 // watched is one Service with its policy, and where its requests come from.
 type watched struct {
 	name    string
-	policy  string // the fields of outlierDetection, but for times
+	policy  string // the fields of outlierDetection, but for times and errors
 	streams []watchedStream
-	// after is how many errors take a host out under each fault; a fault that is not named must not.
-	after  map[string]int
+	kind    errorKind
+	errors  int // in a row, that take a host out
+	// under are the faults that must take a host out; a fault that is not named must not.
+	under  []string
 	second bool // of the pods' second address, which no sidecar guards
-	// judged says that after is complete; the other Services are there for the time when all are bad.
+	// judged says that under is complete; the other Services are there for the first fault, and for the time when all are bad.
 	judged bool
+}
+
+// counts says whether an answer is an error in the policy's eyes; one that is none ends the row.
+func (s watched) counts(r evidence.Request) bool {
+	switch {
+	case !failed(r):
+		return false
+	case s.kind == localFailures:
+		return r.Pod == "" // a pod that answers was reached
+	case s.kind == gatewayOnly:
+		return r.Code == 0 || r.Code >= 502 && r.Code <= 504
+	}
+	return true
 }
 
 type watchedStream struct {
@@ -61,6 +89,7 @@ type faultStep struct {
 	fail  service.Fault
 	lasts time.Duration
 	pause time.Duration // after it has healed
+	share float64       // of requests that fail; all if 0
 	all   bool          // every pod
 }
 
@@ -79,49 +108,59 @@ type outlierPlan struct {
 
 func newOutlierPlan(p lab.Profile) outlierPlan {
 	pl := outlierPlan{
-		pods: 4, base: 2 * time.Second, interval: time.Second, timeout: time.Second, calm: 3 * time.Second, after: 3 * time.Second, repeat: 1,
+		pods: 4, base: 2500 * time.Millisecond, interval: time.Second, timeout: time.Second, calm: 3 * time.Second, after: 3 * time.Second, repeat: 1,
 		services: []watched{
 			{
-				name: all5xx, policy: "consecutive5xxErrors: 5, maxEjectionPercent: 100", judged: true,
-				after:   map[string]int{answers503: 5, resets: 5, hangs: 5, answers500: 5, allBad: 5},
+				name: all5xx, policy: "consecutive5xxErrors: 5, maxEjectionPercent: 100", errors: 5, judged: true,
+				under:   []string{answers503, halfBad, resets, hangs, answers500, allBad},
 				streams: []watchedStream{{"outlier-5xx-gateway", drive.Runner, 50}, {"outlier-5xx-mesh", drive.Agent, 50}},
 			},
 			{
-				name: gatewayErrors, policy: "consecutiveGatewayErrors: 3, consecutive5xxErrors: 0, maxEjectionPercent: 100", judged: true,
-				after:   map[string]int{answers503: 3, resets: 3, hangs: 3, allBad: 3},
+				name: gatewayErrors, policy: "consecutiveGatewayErrors: 3, consecutive5xxErrors: 0, maxEjectionPercent: 100", kind: gatewayOnly, errors: 3, judged: true,
+				under:   []string{answers503, halfBad, resets, hangs, allBad},
 				streams: []watchedStream{{"outlier-gateway-errors-mesh", drive.Agent, 40}},
 			},
 			{
 				// The name that rules of old versions have; it counts gateway errors alone.
-				name: oldName, policy: "consecutiveErrors: 2, maxEjectionPercent: 100", judged: true,
-				after:   map[string]int{answers503: 2, resets: 2, hangs: 2, allBad: 2},
+				name: oldName, policy: "consecutiveErrors: 2, maxEjectionPercent: 100", kind: gatewayOnly, errors: 2, judged: true,
+				under:   []string{answers503, halfBad, resets, hangs, allBad},
 				streams: []watchedStream{{"outlier-old-name-mesh", drive.Agent, 40}},
 			},
 			{
 				// Connections to the second address end at the app itself: a sidecar would take them whatever the app does. Timeouts are
 				// local too, but every connection that is made in between ends the row.
 				name:   localErrors,
-				policy: "splitExternalLocalOriginErrors: true, consecutiveLocalOriginFailures: 3, consecutive5xxErrors: 0, maxEjectionPercent: 100", judged: true,
-				second:  true,
-				after:   map[string]int{refuses: 3},
+				policy: "splitExternalLocalOriginErrors: true, consecutiveLocalOriginFailures: 3, consecutive5xxErrors: 0, maxEjectionPercent: 100",
+				kind:   localFailures, errors: 3, judged: true, second: true,
+				under:   []string{refuses},
 				streams: []watchedStream{{"outlier-local-errors-mesh", drive.Agent, 40}},
 			},
 			{
-				name: withPanic, policy: "consecutive5xxErrors: 3, maxEjectionPercent: 100, minHealthPercent: 50",
+				name: withPanic, policy: "consecutive5xxErrors: 3, maxEjectionPercent: 100, minHealthPercent: 50", errors: 3,
+				under:   []string{answers503, allBad},
 				streams: []watchedStream{{"outlier-panic-mesh", drive.Agent, 40}},
 			},
 			{
-				name: halfAtMost, policy: "consecutive5xxErrors: 3, maxEjectionPercent: 50",
+				name: halfAtMost, policy: "consecutive5xxErrors: 3, maxEjectionPercent: 50", errors: 3,
+				under:   []string{answers503, allBad},
 				streams: []watchedStream{{"outlier-half-mesh", drive.Agent, 40}},
+			},
+			{
+				// Without maxEjectionPercent it is 10, which is less than one host of four: Envoy, since 1.28, takes none out.
+				name: tenthAtMost, policy: "consecutive5xxErrors: 3", errors: 3, judged: true,
+				streams: []watchedStream{{"outlier-tenth-mesh", drive.Agent, 40}},
 			},
 		},
 		faults: []faultStep{
-			// Long enough for a second, longer ejection of the same host.
-			{name: answers503, fail: service.Fault{Status: 503}, lasts: 6 * time.Second, pause: 500 * time.Millisecond},
-			{name: resets, fail: service.Fault{Reset: true}, lasts: 2 * time.Second, pause: 500 * time.Millisecond},
-			{name: hangs, fail: service.Fault{Hang: "30s"}, lasts: 3 * time.Second, pause: 1500 * time.Millisecond},
-			{name: answers500, fail: service.Fault{Status: 500}, lasts: 2 * time.Second, pause: 500 * time.Millisecond},
-			{name: refuses, fail: service.Fault{Refuse: true}, lasts: 2 * time.Second, pause: 500 * time.Millisecond},
+			// Long enough for a second ejection of the same host, wherever the sweeps are. It ends before that does, as each other does
+			// before the first: what a fault costs is then the errors up to the ejections.
+			{name: answers503, fail: service.Fault{Status: 503}, lasts: 5500 * time.Millisecond, pause: 500 * time.Millisecond},
+			{name: halfBad, fail: service.Fault{Status: 503}, share: 0.5, lasts: 2 * time.Second, pause: 500 * time.Millisecond},
+			{name: resets, fail: service.Fault{Reset: true}, lasts: 1500 * time.Millisecond, pause: 500 * time.Millisecond},
+			// The pause is for the last that hangs to time out.
+			{name: hangs, fail: service.Fault{Hang: "30s"}, lasts: 2 * time.Second, pause: 1500 * time.Millisecond},
+			{name: answers500, fail: service.Fault{Status: 500}, lasts: 1500 * time.Millisecond, pause: 500 * time.Millisecond},
+			{name: refuses, fail: service.Fault{Refuse: true}, lasts: 1500 * time.Millisecond, pause: 500 * time.Millisecond},
 			{name: allBad, fail: service.Fault{Status: 503}, lasts: 2 * time.Second, all: true},
 		},
 	}
@@ -145,6 +184,12 @@ func (pl outlierPlan) roundLength() time.Duration {
 
 func (pl outlierPlan) length() time.Duration {
 	return pl.calm + time.Duration(pl.repeat)*pl.roundLength()
+}
+
+// service is the Service of that name.
+func (pl outlierPlan) service(name string) watched {
+	i := slices.IndexFunc(pl.services, func(s watched) bool { return s.name == name })
+	return pl.services[i]
 }
 
 func (pl outlierPlan) streams() []string {
