@@ -90,6 +90,7 @@ func TestRequestsWaitTheirTurn(t *testing.T) {
 					s := c.Open(0)
 					s.Request(large(i))
 					_ = s.Flush()
+					synctest.Wait() // the writer has taken the first of them, and waits with it
 					all = append(all, s)
 				}
 				last := c.Open(0)
