@@ -35,7 +35,8 @@ var StickyHolds = []string{
 // fails, so that of ejected/ some fail, and of the rest what needs every host out.
 var (
 	OutlierLeftOut = map[string]string{
-		"ejected/": "never took the host out", "cost/": "are explained",
+		"ejected/": "never took the host out", "in-a-row": "did not take the host out", "grown": "took the host out 0 times", "cost/": "are explained",
+		"small/": "no ejections_overflow", "shown": "no failed_outlier_check",
 		"all-bad/all-5xx": "never had all", "all-bad/with-panic": "never had all", "all-bad/half-at-most": "the cap was never tried",
 	}
 	OutlierNoMesh = map[string]string{"all-bad/all-5xx": "never had all", "all-bad/with-panic": "never had all", "all-bad/half-at-most": "the cap was never tried"}
@@ -45,7 +46,10 @@ var (
 func TestControls(t *testing.T) {
 	none := func(stickyService, string) string { return "" }
 	turns := func(_ stickyService, _ string, hosts []string, n int) string { return hosts[n/3%len(hosts)] }
-	meshless := simulateOutlier(outlierWorld{off: true})
+	off := simulateOutlier(outlierWorld{off: true})
+	unseen := showing{missing: []string{"/clusters has no failed_outlier_check"}}
+	off.shown = map[string]showing{atGateway: unseen, atAgent: unseen}
+	meshless := off
 	meshless.meshed = false
 	for name, c := range map[string]struct {
 		claims []verdict.Claim
@@ -59,7 +63,7 @@ func TestControls(t *testing.T) {
 			}
 			return turns(s, owner, hosts, n)
 		}}, 3)), StickyNoMesh, []string{"lost"}},
-		"outlier, left out": {judgeOutlier(simulateOutlier(outlierWorld{off: true})), OutlierLeftOut, nil},
+		"outlier, left out": {judgeOutlier(off), OutlierLeftOut, nil},
 		"outlier, no mesh":  {judgeOutlier(meshless), OutlierNoMesh, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
