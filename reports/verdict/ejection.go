@@ -59,7 +59,7 @@ func (v Ejected) Claim() (Claim, []time.Time) {
 			mine := v.of(proxy, f)
 			switch row := f.Rows[proxy]; {
 			case len(mine) == 0 && row < v.Threshold:
-				unmet = append(unmet, fmt.Sprintf("%s had only %d errors in a row in the fault of %s", proxy, row, clock(f.From)))
+				unmet = append(unmet, fmt.Sprintf("%s never took the host out in the fault of %s, with only %d errors in a row", proxy, clock(f.From), row))
 			case len(mine) == 0:
 				note(f.From, "%s never took the host out in the fault of %s, after %d errors in a row", proxy, clock(f.From), row)
 			default:

@@ -117,6 +117,9 @@ func (run outlierRun) judgeEjected(seen map[string]history, s watched, step faul
 		}
 	}
 	c, wrong := v.Claim()
+	if !run.meshed && len(faults) > 0 && c.Outcome == verdict.Inconclusive {
+		c.Outcome = verdict.Fail // without proxies nobody would have, whichever host the connections lead to
+	}
 	return run.whole(run.judged(run.finish(c, s), wrong...), len(faults))
 }
 

@@ -510,6 +510,12 @@ func TestOutlierWithoutMesh(t *testing.T) {
 	if c := got["ejected/answers-503/all-5xx"]; c.Outcome != verdict.Fail || !strings.Contains(c.Reason, "no mesh in this lab") {
 		t.Errorf("%s: %s", c.Outcome, c.Reason)
 	}
+	// Connections may lead to another host, and stay there.
+	run.requests = slices.DeleteFunc(run.requests, func(r evidence.Request) bool { return r.Code != 200 })
+	got = outcomes(judgeOutlier(run))
+	if c := got["ejected/answers-503/all-5xx"]; c.Outcome != verdict.Fail || !strings.Contains(c.Reason, "gateway never took the host out") {
+		t.Errorf("without errors: %s: %s", c.Outcome, c.Reason)
+	}
 	if c := got["shown"]; c.Outcome != verdict.Skip {
 		t.Errorf("shown is %s", c.Outcome)
 	}
