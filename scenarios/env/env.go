@@ -243,7 +243,7 @@ func (e *Env) deploy(ctx context.Context, apps []workload.App, progress clusters
 	if err != nil {
 		return fmt.Errorf("apps: %w", err)
 	}
-	synced, err := e.Mesh.Synced(ctx)
+	synced, err := e.Synced(ctx)
 	if err != nil {
 		return fmt.Errorf("apps: %w", err)
 	}
