@@ -36,6 +36,8 @@ func sample(t *testing.T) verdict.Report {
 	for i := range r.Setup {
 		r.Setup[i].Lab = []string{"one", "two"}[i/2]
 	}
+	r.Scenarios[0].Memory = &verdict.LoadMemory{Before: 612 << 20, After: 655 << 20}
+	r.Costs = []verdict.LabCost{{Lab: "one", Seconds: 41.3, Memory: &verdict.LabMemory{Rest: 498 << 20, Highest: 655 << 20}}, {Lab: "two", Seconds: 41.7}}
 	verdict.JudgeRun(&r)
 	return r
 }

@@ -53,6 +53,7 @@ type pageScenario struct {
 	Chart    *chart
 	Topology template.HTML
 	Timings  []fact
+	Memory   []fact // of the lab
 }
 
 type pageClaim struct {
@@ -75,7 +76,7 @@ func HTML(w io.Writer, r verdict.Report) error {
 	t, err := template.New("page").Funcs(template.FuncMap{
 		"mark": Mark, "secs": verdict.Seconds, "group": verdict.Group, "failed": failed, "upper": func(o verdict.Outcome) string { return strings.ToUpper(string(o)) },
 		"percent": func(x float64) string { return fmt.Sprintf("%.2f%%", 100*x) }, "classes": classes, "lines": lines,
-		"ms": ms, "share": share,
+		"ms": ms, "share": share, "mib": mebibytes,
 	}).Parse(pageTemplate)
 	if err != nil {
 		return fmt.Errorf("page template: %w", err)
@@ -114,6 +115,9 @@ func newPageScenario(i int, s verdict.Scenario) pageScenario {
 	ps.AloneSum = tally(alone)
 	for _, k := range sortedNames(s.Timings) {
 		ps.Timings = append(ps.Timings, fact{k, verdict.Seconds(s.Timings[k])})
+	}
+	if m := s.Memory; m != nil {
+		ps.Memory = []fact{{"before the load", mebibytes(m.Before)}, {"after it", mebibytes(m.After)}}
 	}
 	return ps
 }

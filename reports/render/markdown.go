@@ -54,6 +54,12 @@ func Markdown(w io.Writer, r verdict.Report) error {
 			b.WriteString("\n</details>\n\n")
 		}
 	}
+	for _, c := range costs(r) {
+		fmt.Fprintf(&b, "- %s\n", md(c))
+	}
+	if len(r.Costs) > 0 {
+		b.WriteByte('\n')
+	}
 	fmt.Fprintf(&b, "Run `%s`, profile %s, seed %d.", strings.ReplaceAll(r.Run, "`", "'"), md(r.Profile), r.Seed)
 	if r.Command != "" {
 		fmt.Fprintf(&b, " Again:\n\n%s", code(r.Command))

@@ -155,4 +155,25 @@ func plural(n int, noun string) string {
 	return verdict.Group(n) + " " + noun + "s"
 }
 
+// costs says what each lab took, in a few words each.
+func costs(r verdict.Report) []string {
+	var out []string
+	for _, c := range r.Costs {
+		text := fmt.Sprintf("lab %s took %s", c.Lab, verdict.Seconds(c.Seconds))
+		if m := c.Memory; m != nil {
+			text += fmt.Sprintf("; memory at rest %s, at most %s", mebibytes(m.Rest), mebibytes(m.Highest))
+		}
+		out = append(out, text)
+	}
+	return out
+}
+
+// mebibytes is a reading of memory, of which 0 is none.
+func mebibytes(bytes uint64) string {
+	if bytes == 0 {
+		return "not read"
+	}
+	return verdict.Group(int(bytes>>20)) + " MiB"
+}
+
 func duration(s verdict.Scenario) string { return verdict.Seconds(s.Finished.Sub(s.Started).Seconds()) }

@@ -17,7 +17,7 @@ type TextOptions struct {
 	Path  string // of the page, printed at the end if not empty
 }
 
-// Text writes the verdict block of each scenario, and the lab's error if it has one. Claims that repeat another for one
+// Text writes the verdict block of each scenario, what the labs cost, and the lab's error if it has one. Claims that repeat another for one
 // proxy alone share a line, unless they fail.
 func Text(w io.Writer, r verdict.Report, o TextOptions) error {
 	if o.Width == 0 {
@@ -33,6 +33,9 @@ func Text(w io.Writer, r verdict.Report, o TextOptions) error {
 	}
 	for _, s := range r.Scenarios {
 		t.scenario(s)
+	}
+	for _, c := range costs(r) {
+		t.line("  cost    " + c)
 	}
 	if o.Path != "" {
 		t.line("  report  " + o.Path)

@@ -69,6 +69,27 @@ type Scenario struct {
 	Key      string             `json:"key,omitempty"`     // ID of the claim that tells most when the scenario passes
 	Guard    string             `json:"guard,omitempty"`   // ID of the claim that says whether the host let the others be judged
 	Error    string             `json:"error,omitempty"`   // the scenario could not be carried out
+	Memory   *LoadMemory        `json:"memory,omitempty"`  // of its lab; nil where the provider cannot measure
+}
+
+// LoadMemory is what all processes of a lab took of the host around a scenario's load, as proportional set size in bytes; 0 where it
+// was not read. It is never read while load runs: reading takes time of the host too.
+type LoadMemory struct {
+	Before uint64 `json:"before,omitempty"` // right before the load began, with the scenario's apps
+	After  uint64 `json:"after,omitempty"`  // right after it ended
+}
+
+// LabCost is what a lab took of the host.
+type LabCost struct {
+	Lab     string     `json:"lab"`
+	Seconds float64    `json:"seconds"`          // from nothing until its last scenario was judged and it was gone, if it was taken down
+	Memory  *LabMemory `json:"memory,omitempty"` // nil where the provider cannot measure
+}
+
+// LabMemory is as LoadMemory.
+type LabMemory struct {
+	Rest    uint64 `json:"rest,omitempty"`    // after the bring-up, with what its file asks for and before any scenario
+	Highest uint64 `json:"highest,omitempty"` // of all readings, those around the load of its scenarios too
 }
 
 // Stream is the load of one profile, summed up. Durations are seconds.
@@ -149,6 +170,7 @@ type Report struct {
 	Previous  string            `json:"previous,omitempty"` // the run before, which Changes compares with
 	Changes   []Change          `json:"changes,omitempty"`  // from Previous to this run
 	Error     string            `json:"error,omitempty"`    // the lab could not be set up
+	Costs     []LabCost         `json:"costs,omitempty"`    // a lab each, in the order in which they were up
 }
 
 // Change is one thing that differs from an earlier run, in words.

@@ -29,14 +29,20 @@ type Change struct {
 	Err     error              // why it is not live everywhere, or nil
 }
 
-// Apply applies manifests, notes it as an event of that name, and waits until every proxy has acknowledged each object.
+// Apply applies manifests in the first cluster, notes it as an event of that name, and waits until every proxy of its control plane
+// has acknowledged each object.
 func Apply(ctx context.Context, e *env.Env, rec *record.Recorder, name string, manifests ...[]byte) Change {
+	return ApplyAt(ctx, e.Sites[0], rec, name, manifests...)
+}
+
+// ApplyAt is Apply in another cluster, which has a control plane of its own.
+func ApplyAt(ctx context.Context, at *env.Site, rec *record.Recorder, name string, manifests ...[]byte) Change {
 	c := Change{Name: name, Applied: time.Now()}
 	c.Acked = c.Applied
 	var objects []workload.Object
 	var texts []string
 	for _, manifest := range manifests {
-		applied, err := e.Client.Apply(ctx, name, manifest)
+		applied, err := at.Client.Apply(ctx, name, manifest)
 		if err != nil {
 			c.Err = err
 			return c
@@ -51,7 +57,7 @@ func Apply(ctx context.Context, e *env.Env, rec *record.Recorder, name string, m
 	c.Taken = true
 	rec.Event(c.Applied, "apply", name, map[string]string{"objects": strings.Join(texts, ", ")})
 	for _, o := range objects {
-		push, err := awaitLive(ctx, e, o)
+		push, err := awaitLive(ctx, at.Mesh, o)
 		if errors.Is(err, env.ErrNoControlPlane) {
 			continue
 		}
@@ -94,10 +100,10 @@ func slowest(acks []verdict.ProxyAck, push env.Push) []verdict.ProxyAck {
 	return acks
 }
 
-func awaitLive(ctx context.Context, e *env.Env, o workload.Object) (env.Push, error) {
+func awaitLive(ctx context.Context, mesh env.Mesh, o workload.Object) (env.Push, error) {
 	var none error // that waiting would not change
 	push, err := expect.Converge(ctx, expect.Budget{Within: liveWithin, Every: 20 * time.Millisecond}, func(ctx context.Context) (env.Push, error) {
-		p, err := e.Mesh.Push(ctx, o)
+		p, err := mesh.Push(ctx, o)
 		var refused *env.RefusedError
 		if errors.Is(err, env.ErrNoControlPlane) || errors.As(err, &refused) {
 			none = err

@@ -41,8 +41,9 @@ type Seen struct {
 // ErrOver ends a timeline that changes held up until its load was over. What was seen by then is judged.
 var ErrOver = errors.New("ended before the steps did")
 
-// Run runs the load and the timeline. A load that ends before the timeline does is noted as an event and is no error.
+// Run runs the load and the timeline, and has the lab's memory read right before and right after the load. A load that ends before the timeline does is noted as an event and is no error.
 func Run(ctx context.Context, e *env.Env, rec *record.Recorder, p Plan) (Seen, error) {
+	rec.MemoryBefore(memory(ctx, e, rec))
 	watched := append(slices.Clone(p.Watch), env.MeshNamespace)
 	before, err := pods(ctx, e, watched)
 	if err != nil {
@@ -65,7 +66,9 @@ func Run(ctx context.Context, e *env.Env, rec *record.Recorder, p Plan) (Seen, e
 		defer stop()
 		return p.Timeline(gctx)
 	})
-	switch err := g.Wait(); {
+	err = g.Wait()
+	rec.MemoryAfter(memory(ctx, e, rec))
+	switch {
 	case errors.Is(err, ErrOver):
 		rec.Event(time.Now(), "note", "the load was over before the steps were", map[string]string{"why": err.Error()})
 	case err != nil && !errors.Is(err, context.Canceled):
@@ -80,6 +83,15 @@ func Run(ctx context.Context, e *env.Env, rec *record.Recorder, p Plan) (Seen, e
 		return Seen{}, err
 	}
 	return Seen{Host: host, Disturbed: disturbed(before, after, p.Except)}, nil
+}
+
+// memory reads what the lab takes, while nothing else goes on. It is no condition of the scenario: what cannot be read is noted.
+func memory(ctx context.Context, e *env.Env, rec *record.Recorder) uint64 {
+	bytes, err := e.Memory(ctx)
+	if err != nil {
+		rec.Event(time.Now(), "note", "memory was not read", map[string]string{"why": err.Error()})
+	}
+	return bytes
 }
 
 // pods are those of the namespaces in every cluster.

@@ -243,7 +243,7 @@ func (e *Env) deploy(ctx context.Context, apps []workload.App, progress clusters
 	if err != nil {
 		return fmt.Errorf("apps: %w", err)
 	}
-	synced, err := e.Mesh.Synced(ctx)
+	synced, err := e.Synced(ctx)
 	if err != nil {
 		return fmt.Errorf("apps: %w", err)
 	}
@@ -260,6 +260,16 @@ func (e *Env) Down(ctx context.Context) error {
 		return nil
 	}
 	return e.provider.Down(ctx, e.Spec.Name)
+}
+
+// Memory is what all processes of the lab take of this host in bytes, as clusters.Measured has it; 0 where the provider cannot tell.
+// Reading takes the host some tenths of a second at most, which load should not feel.
+func (e *Env) Memory(ctx context.Context) (uint64, error) {
+	m, ok := e.provider.(clusters.Measured)
+	if !ok {
+		return 0, nil
+	}
+	return m.Memory(ctx, e.Lab.Name())
 }
 
 // HTTP is a client whose connections start in the lab's network and never leave it. The caller closes its idle connections.

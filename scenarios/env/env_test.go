@@ -47,3 +47,22 @@ func TestDownLeavesTheLabOfAnother(t *testing.T) {
 		}
 	}
 }
+
+// weighed is a provider that measures.
+type weighed struct{ shared }
+
+func (*weighed) Memory(context.Context, string) (uint64, error) { return 7, nil }
+
+func (bare) Name() string { return "bare" }
+
+func TestMemory(t *testing.T) {
+	for _, c := range []struct {
+		provider clusters.Provider
+		want     uint64
+	}{{&shared{}, 0}, {&weighed{}, 7}} {
+		e, _ := env.Up(t.Context(), env.Options{Lab: lab.Default(), Provider: c.provider, Bin: t.TempDir(), Cache: t.TempDir(), Version: "test"})
+		if got, err := e.Memory(t.Context()); got != c.want || err != nil {
+			t.Errorf("%T: %d bytes, error %v, want %d", c.provider, got, err, c.want)
+		}
+	}
+}

@@ -1,6 +1,8 @@
 package env
 
 import (
+	"context"
+	"errors"
 	"strings"
 	"testing"
 
@@ -70,5 +72,39 @@ func TestWhatIsInstalledWhere(t *testing.T) {
 				t.Errorf("-want +got:\n%s", d)
 			}
 		})
+	}
+}
+
+// counted is a mesh that knows how many proxies it has.
+type counted struct {
+	Mesh
+	text string
+	err  error
+}
+
+func (c counted) Synced(context.Context) (string, error) { return c.text, c.err }
+
+// Every control plane has to have its proxies synced, that of a remote cluster is its primary's.
+func TestSyncedByEveryControlPlane(t *testing.T) {
+	for name, want := range map[string]string{
+		"primary-remote": "3 proxies synced",
+		"multi-primary":  "control: 3 proxies synced, remote: 2 proxies synced",
+	} {
+		spec, err := lab.Embedded(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		e := &Env{Spec: spec}
+		for i, c := range spec.Clusters {
+			text := []string{"3 proxies synced", "2 proxies synced"}[i]
+			e.Sites = append(e.Sites, &Site{Cluster: onNetwork{spec: c}, Mesh: counted{text: text}, spec: c})
+		}
+		if got, err := e.Synced(t.Context()); got != want || err != nil {
+			t.Errorf("%s: %q, error %v, want %q", name, got, err, want)
+		}
+		e.Sites[1].Mesh = counted{err: errors.New("stale")}
+		if _, err := e.Synced(t.Context()); (err != nil) != (name == "multi-primary") {
+			t.Errorf("%s, the second is stale: %v", name, err)
+		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"strconv"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -59,6 +60,37 @@ func (e *Env) primary(s *Site) *Site {
 		return s
 	}
 	return e.Site(s.spec.Primary)
+}
+
+// Primaries are the sites with a control plane of their own. Each control plane reads Istio's objects of its own cluster alone, so what
+// holds for the mesh has to be applied in all of them.
+func (e *Env) Primaries() []*Site {
+	var out []*Site
+	for _, s := range e.Sites {
+		if e.primary(s) == s {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// Synced waits until every proxy of every cluster has acknowledged its configuration and says so in a few words, "" if there are none.
+func (e *Env) Synced(ctx context.Context) (string, error) {
+	primaries := e.Primaries()
+	var words []string
+	for _, s := range primaries {
+		text, err := s.Mesh.Synced(ctx)
+		if err != nil {
+			return "", err
+		}
+		if text != "" && len(primaries) > 1 {
+			text = s.Cluster.Name() + ": " + text
+		}
+		if text != "" {
+			words = append(words, text)
+		}
+	}
+	return strings.Join(words, ", "), nil
 }
 
 // servedBy are the sites that the control plane of p serves, p first.

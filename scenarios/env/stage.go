@@ -129,6 +129,6 @@ func (e *Env) Strike(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	_, err = e.Mesh.Synced(ctx)
+	_, err = e.Synced(ctx)
 	return err
 }

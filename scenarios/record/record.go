@@ -41,6 +41,8 @@ type Recorder struct {
 	lost     int
 	recent   []sample // answers of the last second, oldest first
 	answered map[string]*answered
+	// The memory of the lab, around the load.
+	memoryBefore, memoryAfter uint64
 }
 
 // answered follows one stream: every request before next has its answer.
@@ -107,6 +109,29 @@ func (r *Recorder) Event(t time.Time, kind, name string, detail map[string]strin
 	if r.sink != nil {
 		_ = r.sink.Event(e)
 	}
+}
+
+// MemoryBefore notes what all processes of the lab take in bytes right before load begins; the first reading counts.
+func (r *Recorder) MemoryBefore(bytes uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.memoryBefore == 0 {
+		r.memoryBefore = bytes
+	}
+}
+
+// MemoryAfter notes the same right after load has ended; the highest reading counts.
+func (r *Recorder) MemoryAfter(bytes uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.memoryAfter = max(r.memoryAfter, bytes)
+}
+
+// Memory returns what MemoryBefore and MemoryAfter noted, 0 for nothing.
+func (r *Recorder) Memory() (before, after uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.memoryBefore, r.memoryAfter
 }
 
 // Step says what the scenario does now, for people who watch: "step 3 of 6: 10/90".

@@ -31,7 +31,10 @@ type Part struct {
 	results map[string]verdict.Scenario
 	down    bool
 	timings []verdict.Phase
-	errs    []error // what went wrong beside the verdicts
+	begun   time.Time     // Up
+	took    time.Duration // from then until it was down, or nothing was left to do for it
+	rest    uint64        // its memory right after Up, in bytes; 0 where it was not read
+	errs    []error       // what went wrong beside the verdicts
 }
 
 // Up brings the lab up. The error is a *FolderError or a *SetupError, or says that the run ended; no scenario runs then.
@@ -44,6 +47,7 @@ func (p *Part) Up(ctx context.Context) error {
 	if ctx.Err() != nil || p.session.over {
 		return errors.New(runEnded)
 	}
+	p.begun = time.Now()
 	p.phases = newPhases(p.Lab.Name, p.session.o.Env.Progress)
 	o := p.session.o.Env
 	o.Lab, o.Progress = p.Lab, p.phases.hear
@@ -53,6 +57,7 @@ func (p *Part) Up(ctx context.Context) error {
 		return &SetupError{Err: p.setup}
 	}
 	p.e.Control = p.session.o.Control
+	p.rest, _ = p.e.Memory(ctx) // a figure beside the verdicts: without it the report has none
 	p.why = ""
 	return nil
 }
@@ -108,7 +113,7 @@ func (p *Part) takeDown(ctx context.Context) (err error) {
 	if !p.session.o.Keep {
 		err = errors.Join(err, takeDown(after, p.e, p.phases.hear))
 	}
-	p.timings = p.phases.list()
+	p.timings, p.took = p.phases.list(), time.Since(p.begun)
 	for _, s := range p.Scenarios {
 		p.result(s) // those that did not run did not run by this time
 	}

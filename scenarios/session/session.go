@@ -138,8 +138,12 @@ func (s *Session) Finish(ctx context.Context) (verdict.Report, error) {
 		}
 		errs = append(errs, p.errs...)
 		r.Setup = append(r.Setup, p.timings...)
+		first := len(r.Scenarios)
 		for _, sc := range p.Scenarios {
 			r.Scenarios = append(r.Scenarios, p.result(sc))
+		}
+		if p.phases != nil {
+			r.Costs = append(r.Costs, cost(p.Lab.Name, p.took, p.rest, r.Scenarios[first:]))
 		}
 	}
 	if err := errors.Join(wrong...); err != nil {
@@ -280,7 +284,7 @@ func observe(ctx context.Context, out *verdict.Scenario, o Options, e *env.Env, 
 		}
 		claims[i].Evidence = files
 	}
-	out.Claims, out.Events, out.Topology = claims, rec.Events(), topology(e, rec)
+	out.Claims, out.Events, out.Topology, out.Memory = claims, rec.Events(), topology(e, rec), memory(rec)
 	sums, sumErr := streams(rec, filepath.Join(o.Dir, dir))
 	out.Streams = sums
 	return errors.Join(err, sumErr)

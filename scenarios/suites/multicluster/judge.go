@@ -234,30 +234,49 @@ func (r run) judgeCut() verdict.Claim {
 	return c
 }
 
-// judgeNetworks judges whom a pod of the second cluster reaches at the address of a pod and of a node of the first: on separate
-// networks nobody, on one network the pod.
+// probes are the streams of probes, by what they call.
+func probes() []struct{ what, stream string } {
+	return []struct{ what, stream string }{{"pod", podProbe}, {"node", nodeProbe}, {"ClusterIP", serviceProbe}, {"node port", nodePortProbe}}
+}
+
+// judgeNetworks judges what a pod of the second cluster reaches of the first at its own address: on separate networks nothing, on one
+// network all of it.
 func (r run) judgeNetworks() verdict.Claim {
-	pods, nodes := expect.Of(r.requests, podProbe), expect.Of(r.requests, nodeProbe)
 	c := verdict.Claim{
-		ID: "networks", Statement: fmt.Sprintf("from a pod of %s no pod and no node of %s can be reached but by a gateway", r.second, r.first),
-		Statistic: "exact: answers to calls of a pod's address and of a node's kubelet", Bound: "none", N: len(pods) + len(nodes),
-		Observed:   fmt.Sprintf("the pod answered %d of %d, the node %d of %d", expect.Answered(pods), len(pods), expect.Answered(nodes), len(nodes)),
-		Confounder: "a pod that reaches or answers nobody; by the gateway it must be answered, and on one network at this address", Evidence: streamFiles(podProbe, nodeProbe), Firm: true, Outcome: verdict.Pass,
+		ID: "networks", Statement: fmt.Sprintf("from a pod of %s no pod, node or Service of %s can be reached but by a gateway", r.second, r.first),
+		Statistic: "exact: answers to calls of the addresses of a pod, a node's kubelet, a Service and its node port", Bound: "none",
+		Confounder: "addresses at which nobody answers anybody; by the gateway that pod must be answered, and on one network all answer", Firm: true, Outcome: verdict.Pass,
 	}
 	if !r.separate {
-		c.Statement, c.Bound = fmt.Sprintf("a pod of %s reaches a pod of %s at its own address", r.second, r.first), "at least one call"
-		c.Confounder, c.Firm = "a pod that is not there yet", false
+		c.Statement = fmt.Sprintf("a pod of %s reaches pods, nodes and Services of %s at their own addresses", r.second, r.first)
+		c.Bound, c.Confounder, c.Firm = "each at least once", "addresses that are not there yet", false
 	}
-	answered := expect.Answered(pods)
+	var seen, open, shut, unasked []string
+	for _, p := range probes() {
+		rs := expect.Of(r.requests, p.stream)
+		answered := expect.Answered(rs)
+		c.N += len(rs)
+		c.Evidence = append(c.Evidence, evidence.RequestsFile(p.stream))
+		seen = append(seen, fmt.Sprintf("the %s answered %d of %d", p.what, answered, len(rs)))
+		switch {
+		case len(rs) == 0:
+			unasked = append(unasked, p.what)
+		case answered > 0:
+			open = append(open, p.what)
+		default:
+			shut = append(shut, p.what)
+		}
+	}
+	c.Observed = strings.Join(seen, ", ")
 	switch {
-	case len(pods) == 0 || len(nodes) == 0:
-		c.Outcome, c.Reason = verdict.Inconclusive, "nothing was asked"
+	case len(unasked) > 0:
+		c.Outcome, c.Reason = verdict.Inconclusive, "nothing was asked of the "+strings.Join(unasked, ", ")
+	case r.separate && len(open) > 0:
+		c.Outcome, c.Reason = verdict.Fail, "the networks are not separate: the "+strings.Join(open, ", ")+" answered"
 	case r.separate && r.meshed && expect.Answered(expect.Sent(r.requests, r.calm, remoteStream)) == 0:
 		c.Outcome, c.Reason = verdict.Inconclusive, "it reached nobody by the gateway either"
-	case r.separate && answered+expect.Answered(nodes) > 0:
-		c.Outcome, c.Reason = verdict.Fail, "the networks are not separate"
-	case !r.separate && answered == 0:
-		c.Outcome, c.Reason = verdict.Fail, "the clusters are not on one network"
+	case !r.separate && len(shut) > 0:
+		c.Outcome, c.Reason = verdict.Fail, "the clusters are not on one network: the "+strings.Join(shut, ", ")+" did not answer"
 	}
 	return c
 }
@@ -335,6 +354,9 @@ func (r run) judgeReturnLosses() verdict.Claim {
 
 func (r run) judgeWithoutPilot() verdict.Claim {
 	c := verdict.Claim{ID: "lost/no-control-plane", Statement: "without a control plane both clusters keep serving", Outcome: verdict.Skip}
+	if len(r.primaries) > 1 {
+		c.Statement = "without its own control plane each cluster keeps serving"
+	}
 	if !r.meshed {
 		c.Observed, c.Reason = "no control plane", "there is no mesh in this lab"
 		return c
@@ -346,7 +368,7 @@ func (r run) judgeWithoutPilot() verdict.Claim {
 	c.Observed += ", pages by " + places(rs)
 	switch {
 	case len(r.pilots) > 0:
-		c.Outcome, c.Reason = verdict.Fail, "the control plane was there all the same: "+r.pilots[0]
+		c.Outcome, c.Reason = verdict.Fail, "a control plane was there all the same: "+r.pilots[0]
 	case c.Outcome == verdict.Pass && r.inSecond(rs) == 0:
 		c.Outcome, c.Reason = verdict.Fail, "nothing was made in "+r.second
 	}

@@ -92,8 +92,8 @@ func simulate(w world) run {
 			q.Class, q.Code, q.Pod = "connect", 0, ""
 		}
 	})
-	for _, probe := range []string{podProbe, nodeProbe} {
-		load(probe, start.Add(-4*time.Second), start.Add(-2*time.Second), probeRate, func(q *evidence.Request, _ time.Time) { q.Class, q.Code = "timeout", 0 })
+	for _, p := range probes() {
+		load(p.stream, start.Add(-4*time.Second), start.Add(-2*time.Second), probeRate, func(q *evidence.Request, _ time.Time) { q.Class, q.Code = "timeout", 0 })
 	}
 	if !w.noMesh {
 		r.wire = wire{Frames: 1000, Flows: []flow{
@@ -123,7 +123,9 @@ func TestHealthyMeshPasses(t *testing.T) {
 		}
 	}
 	r.separate = false
-	r.requests[r.last(podProbe)].Class = expect.OK
+	for _, p := range probes() {
+		r.requests[r.last(p.stream)].Class = expect.OK
+	}
 	if c := outcomes(r)["networks"]; c.Outcome != verdict.Pass {
 		t.Errorf("one network: %s, %s", c.Outcome, c.Reason)
 	}
@@ -158,6 +160,14 @@ func TestWrongMeshFails(t *testing.T) {
 		{name: "plain text on the link", wrong: func(r *run) { r.wire.Flows[0].Problem = "HTTP" }, fails: []string{"wire/tls"}, says: "10.65.0.1:15443: HTTP"},
 		{name: "a pod of the other network answers", wrong: func(r *run) { r.requests[r.last(podProbe)].Class = expect.OK }, fails: []string{"networks"}, says: "not separate"},
 		{name: "a node of the other network answers", wrong: func(r *run) { r.requests[r.last(nodeProbe)].Class = expect.OK }, fails: []string{"networks"}, says: "not separate"},
+		{name: "a ClusterIP of the other network answers", wrong: func(r *run) { r.requests[r.last(serviceProbe)].Class = expect.OK }, fails: []string{"networks"}, says: "the ClusterIP answered"},
+		{name: "a node port of the other network answers", wrong: func(r *run) { r.requests[r.last(nodePortProbe)].Class = expect.OK }, fails: []string{"networks"}, says: "the node port answered"},
+		{name: "one network without its Services", wrong: func(r *run) {
+			r.separate = false
+			for _, p := range []string{podProbe, nodeProbe} {
+				r.requests[r.last(p)].Class = expect.OK
+			}
+		}, fails: []string{"networks"}, says: "the ClusterIP, node port did not answer"},
 		{name: "one network that is two", wrong: func(r *run) { r.separate = false }, fails: []string{"networks"}, says: "not on one network"},
 		{name: "UDP on the link", wrong: func(r *run) { r.wire.Other = map[string]int{"UDP": 3} }, fails: []string{"wire/tls"}, says: "3 frames UDP"},
 		{name: "pod calls pod", wrong: func(r *run) { r.wire.Flows[0].Server = netip.MustParseAddrPort("10.33.1.7:15443") }, fails: []string{"wire/addresses"}, says: "called 10.33.1.7:15443"},
@@ -213,6 +223,20 @@ func TestNoMeshFailsForThatReason(t *testing.T) {
 	}
 	if c := got["lost/no-control-plane"]; c.Outcome != verdict.Skip {
 		t.Errorf("without a control plane: %s", c.Outcome)
+	}
+}
+
+// Where each cluster has a control plane, all of them are taken away, and the claim says so.
+func TestOwnControlPlanes(t *testing.T) {
+	r := simulate(healthy())
+	r.primaries = []string{"control", "remote"}
+	c := outcomes(r)["lost/no-control-plane"]
+	if c.Outcome != verdict.Pass || c.Statement != "without its own control plane each cluster keeps serving" {
+		t.Errorf("%q is %s: %s", c.Statement, c.Outcome, c.Reason)
+	}
+	r.pilots = []string{"remote/istiod-x"}
+	if c := outcomes(r)["lost/no-control-plane"]; c.Outcome != verdict.Fail || !strings.Contains(c.Reason, "remote/istiod-x") {
+		t.Errorf("one stayed: %s, %q", c.Outcome, c.Reason)
 	}
 }
 

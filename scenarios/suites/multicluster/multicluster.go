@@ -30,6 +30,7 @@ type run struct {
 	first, second string // names of the clusters
 	separate      bool   // the clusters are on networks of their own
 	meshed        bool
+	primaries     []string // clusters with a control plane of their own
 
 	calm        expect.Window // nothing changes
 	added       time.Time     // when the new service was made
@@ -56,7 +57,7 @@ type run struct {
 }
 
 // Boutique runs a shop whose parts are spread over two clusters, cuts and heals the link between them, makes a service in one
-// that the other calls, and takes the control plane away, and judges what shoppers saw and what crossed the link.
+// that the other calls, and takes every control plane away, and judges what shoppers saw and what crossed the link.
 func Boutique(ctx context.Context, e *env.Env, rec *record.Recorder) ([]verdict.Claim, error) {
 	r, err := observe(ctx, e, rec)
 	if !r.complete {
@@ -84,6 +85,9 @@ func observe(ctx context.Context, e *env.Env, rec *record.Recorder) (r run, err 
 		plan: newPlan(e.Spec.Profile), first: s.first.Cluster.Name(), second: s.second.Cluster.Name(),
 		separate: s.first.Cluster.Network() != s.second.Cluster.Network(), meshed: e.Mesh.Driver() != "none",
 		wireErr: errors.New("the capture was not read"),
+	}
+	for _, p := range e.Primaries() {
+		r.primaries = append(r.primaries, p.Cluster.Name())
 	}
 	for _, site := range e.Sites {
 		r.gateways = append(r.gateways, site.Cluster.LoadBalancerIPs())
@@ -178,10 +182,12 @@ func (s *stage) deploy(ctx context.Context, pl plan) error {
 	if !s.e.Control {
 		objects = append(objects, policies(s.ns, s.second.Cluster.Name(), pl))
 	}
-	if c := drive.Apply(ctx, s.e, s.rec, "policies", objects...); c.Err != nil {
-		return c.Err
+	for _, p := range s.e.Primaries() {
+		if c := drive.ApplyAt(ctx, p, s.rec, "policies in "+p.Cluster.Name(), objects...); c.Err != nil {
+			return c.Err
+		}
 	}
-	if _, err := s.e.Mesh.Synced(ctx); err != nil {
+	if _, err := s.e.Synced(ctx); err != nil {
 		return err
 	}
 	s.agent, err = s.second.PodAddress(ctx, load, "app=loadagent", 8090)

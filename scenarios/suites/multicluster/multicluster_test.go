@@ -10,7 +10,8 @@ import (
 func TestMain(m *testing.M) { specs.Main(m) }
 
 // TestMultiCluster carries out every scenario of this area on two embedded clusters: with the bundled mesh all claims must pass, and
-// without a mesh, or without the policies, each must fail, for the right reason.
+// without a mesh, or without the policies, each must fail, for the right reason. With a control plane in each cluster they must pass too;
+// that is for the night.
 func TestMultiCluster(t *testing.T) {
 	specs.Run(t, "multicluster", os.Getenv, specs.Control{
 		Name: "fails without a mesh", Mesh: "none", Reasons: map[string]specs.Reason{
@@ -24,5 +25,10 @@ func TestMultiCluster(t *testing.T) {
 				Claim: "failover/time", Says: "the last that was wrong", Holds: []string{"networks", "wire/tls", "wire/addresses", "identity", "fault/cut"},
 			},
 		},
+	}, specs.Control{
+		Name: "serves with two control planes", Lab: "multi-primary", Reasons: map[string]specs.Reason{"multicluster": {}},
+	}, specs.Control{
+		Name: "serves with two control planes on two networks", Lab: "multi-primary-two-networks",
+		Reasons: map[string]specs.Reason{"multicluster-two-networks": {}},
 	})
 }

@@ -123,6 +123,22 @@ spec:
 `, namespace, newService, tag, cluster)
 }
 
+// probedService is a Service that nobody in the shop calls, in the first cluster alone.
+const probedService = "probed"
+
+func probedObject(namespace string) []byte {
+	return fmt.Appendf(nil, `apiVersion: v1
+kind: Service
+metadata:
+  name: %[2]s
+  namespace: %[1]s
+spec:
+  type: NodePort
+  ports: [{port: 8080, name: http}]
+  selector: {app: %[3]s}
+`, namespace, probedService, newService)
+}
+
 // newServiceObject makes it a service. Every cluster needs it, so that its name resolves there.
 func newServiceObject(namespace string) []byte {
 	return fmt.Appendf(nil, `apiVersion: v1

@@ -24,10 +24,12 @@ const (
 // isPilot tells the pods that the timeline itself takes away, in whatever cluster.
 func isPilot(pod string) bool { return strings.Contains("/"+pod, "/"+env.MeshNamespace+"/istiod") }
 
-// withoutPilot takes the control plane away and lets load run.
+// withoutPilot takes every control plane away and lets load run.
 func (s *stage) withoutPilot(ctx context.Context, r *run) error {
-	s.rec.Event(time.Now(), "fault", "control plane taken away", map[string]string{"object": "Deployments " + pilotSelector + ", 0 replicas"})
-	if err := s.scalePilot(ctx, 0); err != nil {
+	s.rec.Event(time.Now(), "fault", "control plane taken away", map[string]string{
+		"object": "Deployments " + pilotSelector + ", 0 replicas", "clusters": strings.Join(r.primaries, ", "),
+	})
+	if err := s.scalePilots(ctx, 0); err != nil {
 		return err
 	}
 	_, err := expect.Converge(ctx, expect.Budget{Within: pilotBudget}, func(ctx context.Context) (struct{}, error) {
@@ -56,35 +58,39 @@ func (s *stage) withoutPilot(ctx context.Context, r *run) error {
 	return nil
 }
 
-// pilots names the pods of the control plane, in whatever state.
+// pilots names the pods of every control plane, in whatever state.
 func (s *stage) pilots(ctx context.Context) ([]string, error) {
-	pods, err := s.first.Client.Typed.CoreV1().Pods(env.MeshNamespace).List(ctx, metav1.ListOptions{LabelSelector: pilotSelector})
-	if err != nil {
-		return nil, fmt.Errorf("pods of the control plane: %w", err)
-	}
 	var out []string
-	for _, p := range pods.Items {
-		out = append(out, p.Name)
+	for _, site := range s.e.Primaries() {
+		pods, err := site.Client.Typed.CoreV1().Pods(env.MeshNamespace).List(ctx, metav1.ListOptions{LabelSelector: pilotSelector})
+		if err != nil {
+			return nil, fmt.Errorf("pods of the control plane of %s: %w", site.Cluster.Name(), err)
+		}
+		for _, p := range pods.Items {
+			out = append(out, site.Cluster.Name()+"/"+p.Name)
+		}
 	}
 	return out, nil
 }
 
-func (s *stage) scalePilot(ctx context.Context, replicas int) error {
-	apps := s.first.Client.Typed.AppsV1().Deployments(env.MeshNamespace)
-	list, err := apps.List(ctx, metav1.ListOptions{LabelSelector: pilotSelector})
-	if err != nil {
-		return fmt.Errorf("list Deployments of the control plane: %w", err)
-	}
-	for _, d := range list.Items {
-		patch := fmt.Appendf(nil, `{"spec":{"replicas":%d}}`, replicas)
-		if _, err := apps.Patch(ctx, d.Name, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
-			return fmt.Errorf("scale %s: %w", d.Name, err)
+func (s *stage) scalePilots(ctx context.Context, replicas int) error {
+	for _, site := range s.e.Primaries() {
+		apps := site.Client.Typed.AppsV1().Deployments(env.MeshNamespace)
+		list, err := apps.List(ctx, metav1.ListOptions{LabelSelector: pilotSelector})
+		if err != nil {
+			return fmt.Errorf("list Deployments of the control plane of %s: %w", site.Cluster.Name(), err)
+		}
+		for _, d := range list.Items {
+			patch := fmt.Appendf(nil, `{"spec":{"replicas":%d}}`, replicas)
+			if _, err := apps.Patch(ctx, d.Name, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
+				return fmt.Errorf("scale %s of %s: %w", d.Name, site.Cluster.Name(), err)
+			}
 		}
 	}
 	return nil
 }
 
-// restore heals the link and brings the control plane back, also after a run that broke off.
+// restore heals the link and brings the control planes back, also after a run that broke off.
 func (s *stage) restore(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, pilotBudget)
 	defer cancel()
@@ -92,7 +98,7 @@ func (s *stage) restore(ctx context.Context) error {
 	if s.e.Mesh.Driver() == "none" {
 		return errors.Join(errs...)
 	}
-	errs = append(errs, s.scalePilot(ctx, 1), s.ready(ctx, env.MeshNamespace))
+	errs = append(errs, s.scalePilots(ctx, 1), s.ready(ctx, env.MeshNamespace))
 	return errors.Join(errs...)
 }
 

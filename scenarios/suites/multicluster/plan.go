@@ -17,8 +17,6 @@ const (
 	shopStream   = "shop"        // whole visits from outside, through the gateway of the first cluster
 	remoteStream = "from-remote" // pages that a pod of the second cluster asks the first for
 	newStream    = "new-service" // calls from the second cluster to a service that is made meanwhile
-	podProbe     = "probe-pod"   // calls from the second cluster to the address of a pod of the first
-	nodeProbe    = "probe-node"  // the same to a node's kubelet
 	newService   = "news"        // its name
 	watchProduct = "watch"       // what every visit buys
 	boutiqueApp  = "boutique"    // as env.Env.Namespace knows it
@@ -26,6 +24,14 @@ const (
 	cartApp      = "cartservice" // stands in both clusters, the remote one first
 	recommendApp = "recommendationservice"
 	storeApp     = "redis-cart"
+)
+
+// Streams of probes: calls from the second cluster to addresses of the first.
+const (
+	podProbe      = "probe-pod"       // of a pod
+	nodeProbe     = "probe-node"      // of a node's kubelet
+	serviceProbe  = "probe-service"   // a ClusterIP
+	nodePortProbe = "probe-node-port" // a node with the port of that Service
 )
 
 // plan is the load, the policy and the bounds of the scenario.

@@ -62,3 +62,15 @@ func TestUnfailed(t *testing.T) {
 		}
 	}
 }
+
+// Without a reason to fail a scenario must pass.
+func TestCheckNoReason(t *testing.T) {
+	for outcome, good := range map[verdict.Outcome]bool{verdict.Pass: true, verdict.Fail: false, verdict.Skip: false, verdict.Inconclusive: false} {
+		wrong := 0
+		gomega.RegisterFailHandler(func(string, ...int) { wrong++ })
+		checkReason(verdict.Scenario{ID: "multicluster", Outcome: outcome}, Reason{})
+		if (wrong == 0) != good {
+			t.Errorf("%s: %d expectations failed", outcome, wrong)
+		}
+	}
+}

@@ -13,7 +13,7 @@ import (
 )
 
 func main() {
-	trim.Start()
+	trim.Start(0)
 	if err := command.App().Run(os.Args); err != nil {
 		fmt.Fprintln(os.Stderr, "containerd:", err)
 		os.Exit(1)

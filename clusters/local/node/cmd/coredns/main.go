@@ -18,7 +18,7 @@ import (
 
 // Directives order the handlers of a server block; upstream's list also names plugins that are not linked here.
 func main() {
-	trim.Start()
+	trim.Start(20)
 	dnsserver.Directives = []string{"reload", "errors", "health", "ready", "loop", "cache", "kubernetes"}
 	coremain.Run()
 }

@@ -10,6 +10,6 @@ import (
 )
 
 func main() {
-	trim.Start()
+	trim.Start(20)
 	etcdmain.Main(os.Args)
 }

@@ -14,6 +14,6 @@ import (
 )
 
 func main() {
-	trim.Start()
+	trim.Start(20)
 	os.Exit(cli.Run(app.NewSchedulerCommand()))
 }

@@ -16,6 +16,6 @@ import (
 
 // The command installs its own signal handlers: a second SetupSignalContext would panic.
 func main() {
-	trim.Start()
+	trim.Start(0)
 	os.Exit(cli.Run(app.NewKubeletCommand(context.Background())))
 }

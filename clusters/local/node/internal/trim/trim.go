@@ -15,16 +15,24 @@ import (
 
 const (
 	first = 12 * time.Second // the node is up by then
+	text  = 20 * time.Second
 	again = 5 * time.Minute
 )
 
-// Start trims this process once it has started, and now and then after that, until it ends.
-func Start() {
+// Start trims this process once it has started, and now and then after that, until it ends. Its text goes more often than its heap is
+// looked through: the one costs next to nothing, the other a collection of garbage. gogc is GOGC from the first time on, less than at
+// the start, which wants speed; 0 keeps it.
+func Start(gogc int) {
 	go func() {
-		for wait := first; ; wait = again {
-			time.Sleep(wait)
+		time.Sleep(first)
+		if gogc > 0 {
+			debug.SetGCPercent(gogc)
+		}
+		for {
 			debug.FreeOSMemory()
-			dropText()
+			for end := time.Now().Add(again); time.Now().Before(end); time.Sleep(text) {
+				dropText()
+			}
 		}
 	}()
 }
