@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -159,7 +160,11 @@ var processes = map[string]func(){
 	},
 	"interrupted by others": func() { // without a main that listens
 		run(context.Background(), options("out", group("one", named{"a", func(context.Context) (verdict.Outcome, error) {
+			noticed := make(chan struct{})
+			once := sync.OnceFunc(func() { close(noticed) })
+			defer ginkgo.AttachProgressReporter(func() string { once(); return "" })() // ginkgo asks for progress when it is interrupted
 			interrupt(1)
+			<-noticed
 			return verdict.Pass, nil
 		}}, named{"b", ends(verdict.Pass)}), group("two", named{"c", ends(verdict.Pass)})))
 	},
