@@ -41,7 +41,8 @@ type Seen struct {
 // ErrOver ends a timeline that changes held up until its load was over. What was seen by then is judged.
 var ErrOver = errors.New("ended before the steps did")
 
-// Run runs the load and the timeline, and has the lab's memory read right before and right after the load. A load that ends before the timeline does is noted as an event and is no error.
+// Run runs the load and the timeline, and has the lab's memory read right before and right after the load. A load that ends before
+// the timeline does is noted as an event and is no error.
 func Run(ctx context.Context, e *env.Env, rec *record.Recorder, p Plan) (Seen, error) {
 	rec.MemoryBefore(memory(ctx, e, rec))
 	watched := append(slices.Clone(p.Watch), env.MeshNamespace)

@@ -45,7 +45,8 @@ type Env struct {
 
 	provider   clusters.Provider
 	bin, cache string // as in Options
-	stage      *stage // of one scenario; nil for the lab as a whole
+	stage      *stage   // of one scenario; nil for the lab as a whole
+	leaving    *leaving // shared by what was staged; nil before anything was
 }
 
 // Site returns the site of the cluster of that name, or nil.

@@ -25,27 +25,42 @@ type stage struct {
 	namespaces map[string]bool
 }
 
+// leaving are the namespaces that were struck and may still be there.
+type leaving struct {
+	mu         sync.Mutex
+	namespaces []string
+}
+
 // strikeBudget bounds how long the namespaces of a scenario may take to go.
 const strikeBudget = 60 * time.Second
 
 // Stage returns the lab as one scenario sees it: the named apps stand in namespaces of their own in the first cluster, and
-// whatever namespace the scenario makes is its own too. Strike removes them all. When it fails, the Env is returned beside the
-// error all the same, so that it can be struck.
+// whatever namespace the scenario makes is its own too. Strike removes them all. What was struck before is gone when Stage returns.
+// When it fails, the Env is returned beside the error all the same, so that it can be struck.
 func (e *Env) Stage(ctx context.Context, name string, apps []string, progress clusters.Progress) (*Env, error) {
+	if e.leaving == nil {
+		e.leaving = &leaving{}
+	}
 	staged := *e
 	staged.stage = &stage{name: name, namespaces: map[string]bool{}}
 	if progress == nil {
 		progress = func(clusters.Event) {}
 	}
 	list, err := workload.Named(apps...)
-	if err != nil || len(list) == 0 {
+	if err != nil {
 		return &staged, err
+	}
+	if len(list) == 0 {
+		return &staged, e.Struck(ctx)
 	}
 	for i := range list {
 		list[i].Namespace = staged.Namespace(list[i].Name)
 		staged.stage.namespaces[list[i].Namespace] = true
 	}
-	return &staged, staged.deploy(ctx, list, progress)
+	if err := staged.deploy(ctx, list, progress); err != nil {
+		return &staged, err
+	}
+	return &staged, e.Struck(ctx)
 }
 
 // Namespace is where an app, or whatever else a scenario calls by that name, stands: for a staged Env a namespace of the
@@ -86,13 +101,16 @@ func (e *Env) Namespaces() []string {
 	return slices.Sorted(maps.Keys(e.stage.namespaces))
 }
 
-// Strike removes the namespaces of the scenario with everything in them, and waits until they are gone and the proxies that
-// stay know it. Pods get a second to end: nobody looks any more.
+// Strike removes the namespaces of the scenario with everything in them, and waits until no pod of theirs is left. Pods get a second
+// to end: nobody looks any more. The namespaces themselves take some seconds more, in which other things can be done: Struck waits.
 func (e *Env) Strike(ctx context.Context) error {
 	namespaces := e.Namespaces()
 	if len(namespaces) == 0 {
 		return nil
 	}
+	e.leaving.mu.Lock()
+	e.leaving.namespaces = append(e.leaving.namespaces, namespaces...)
+	e.leaving.mu.Unlock()
 	var errs []error
 	second := int64(1)
 	for _, s := range e.Sites {
@@ -112,23 +130,57 @@ func (e *Env) Strike(ctx context.Context) error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
+	return e.until(ctx, namespaces, func(ctx context.Context, s *Site, ns string) error {
+		pods, err := s.Client.Typed.CoreV1().Pods(ns).List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return err
+		}
+		if n := len(pods.Items); n > 0 {
+			return fmt.Errorf("%d pods are still there, %s among them", n, pods.Items[0].Name)
+		}
+		return nil
+	})
+}
+
+// Struck waits until every namespace that was struck is gone, and the proxies that stay know it.
+func (e *Env) Struck(ctx context.Context) error {
+	if e.leaving == nil {
+		return nil
+	}
+	e.leaving.mu.Lock()
+	defer e.leaving.mu.Unlock()
+	if len(e.leaving.namespaces) == 0 {
+		return nil
+	}
+	err := e.until(ctx, e.leaving.namespaces, func(ctx context.Context, s *Site, ns string) error {
+		_, err := s.Client.Typed.CoreV1().Namespaces().Get(ctx, ns, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		if err == nil {
+			err = errors.New("it is still there")
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	e.leaving.namespaces = nil
+	_, err = e.Synced(ctx)
+	return err
+}
+
+// until waits until every namespace of every cluster is as it should be.
+func (e *Env) until(ctx context.Context, namespaces []string, fine func(ctx context.Context, s *Site, ns string) error) error {
 	_, err := expect.Converge(ctx, expect.Budget{Within: strikeBudget}, func(ctx context.Context) (struct{}, error) {
 		for _, s := range e.Sites {
 			for _, ns := range namespaces {
-				_, err := s.Client.Typed.CoreV1().Namespaces().Get(ctx, ns, metav1.GetOptions{})
-				if err == nil {
-					return struct{}{}, fmt.Errorf("namespace %s of cluster %s is still there", ns, s.Cluster.Name())
-				}
-				if !apierrors.IsNotFound(err) {
-					return struct{}{}, fmt.Errorf("namespace %s: %w", ns, err)
+				if err := fine(ctx, s, ns); err != nil {
+					return struct{}{}, fmt.Errorf("namespace %s of cluster %s: %w", ns, s.Cluster.Name(), err)
 				}
 			}
 		}
 		return struct{}{}, nil
 	})
-	if err != nil {
-		return err
-	}
-	_, err = e.Synced(ctx)
 	return err
 }

@@ -205,8 +205,14 @@ func collect(ctx context.Context, o Options, e *env.Env, name string) error {
 }
 
 func takeDown(ctx context.Context, e *env.Env, progress clusters.Progress) error {
-	if e == nil || e.Found {
+	if e == nil {
 		return nil
+	}
+	if e.Found {
+		if e.Broken() != nil {
+			return nil
+		}
+		return e.Struck(ctx)
 	}
 	progress(clusters.Event{Phase: "down", Detail: "removing the lab"})
 	if err := e.Down(ctx); err != nil {

@@ -57,7 +57,7 @@ func newPlan(p lab.Profile) plan {
 	pl := plan{
 		shopRate: 20, sessions: 20, remoteRate: 8, newRate: 20,
 		calm: 10 * time.Second, newFor: 6 * time.Second, cut: 10 * time.Second, lost: 8 * time.Second,
-		errors: 3, interval: time.Second, baseEjection: 15 * time.Second, callTimeout: 700 * time.Millisecond,
+		errors: 3, interval: time.Second, baseEjection: 12 * time.Second, callTimeout: 700 * time.Millisecond,
 		newWithin: 5 * time.Second, failoverWithin: 6 * time.Second,
 	}
 	switch p {
