@@ -44,7 +44,7 @@ type Env struct {
 	Control bool
 
 	provider   clusters.Provider
-	bin, cache string // as in Options
+	bin, cache string   // as in Options
 	stage      *stage   // of one scenario; nil for the lab as a whole
 	leaving    *leaving // shared by what was staged; nil before anything was
 }
