@@ -101,8 +101,8 @@ func (e *Env) Namespaces() []string {
 	return slices.Sorted(maps.Keys(e.stage.namespaces))
 }
 
-// Strike removes the namespaces of the scenario with everything in them, and waits until no pod of theirs is left. Pods get a second
-// to end: nobody looks any more. The namespaces themselves take some seconds more, in which other things can be done: Struck waits.
+// Strike begins to remove the namespaces of the scenario with everything in them. Pods get a second to end: nobody looks any more.
+// The rest takes some seconds, in which other things can be made; Struck waits for it.
 func (e *Env) Strike(ctx context.Context) error {
 	namespaces := e.Namespaces()
 	if len(namespaces) == 0 {
@@ -127,19 +127,7 @@ func (e *Env) Strike(ctx context.Context) error {
 			}
 		}
 	}
-	if err := errors.Join(errs...); err != nil {
-		return err
-	}
-	return e.until(ctx, namespaces, func(ctx context.Context, s *Site, ns string) error {
-		pods, err := s.Client.Typed.CoreV1().Pods(ns).List(ctx, metav1.ListOptions{})
-		if err != nil {
-			return err
-		}
-		if n := len(pods.Items); n > 0 {
-			return fmt.Errorf("%d pods are still there, %s among them", n, pods.Items[0].Name)
-		}
-		return nil
-	})
+	return errors.Join(errs...)
 }
 
 // Struck waits until every namespace that was struck is gone, and the proxies that stay know it.
@@ -152,35 +140,24 @@ func (e *Env) Struck(ctx context.Context) error {
 	if len(e.leaving.namespaces) == 0 {
 		return nil
 	}
-	err := e.until(ctx, e.leaving.namespaces, func(ctx context.Context, s *Site, ns string) error {
-		_, err := s.Client.Typed.CoreV1().Namespaces().Get(ctx, ns, metav1.GetOptions{})
-		if apierrors.IsNotFound(err) {
-			return nil
+	_, err := expect.Converge(ctx, expect.Budget{Within: strikeBudget}, func(ctx context.Context) (struct{}, error) {
+		for _, s := range e.Sites {
+			for _, ns := range e.leaving.namespaces {
+				_, err := s.Client.Typed.CoreV1().Namespaces().Get(ctx, ns, metav1.GetOptions{})
+				if err == nil {
+					return struct{}{}, fmt.Errorf("namespace %s of cluster %s is still there", ns, s.Cluster.Name())
+				}
+				if !apierrors.IsNotFound(err) {
+					return struct{}{}, fmt.Errorf("namespace %s: %w", ns, err)
+				}
+			}
 		}
-		if err == nil {
-			err = errors.New("it is still there")
-		}
-		return err
+		return struct{}{}, nil
 	})
 	if err != nil {
 		return err
 	}
 	e.leaving.namespaces = nil
 	_, err = e.Synced(ctx)
-	return err
-}
-
-// until waits until every namespace of every cluster is as it should be.
-func (e *Env) until(ctx context.Context, namespaces []string, fine func(ctx context.Context, s *Site, ns string) error) error {
-	_, err := expect.Converge(ctx, expect.Budget{Within: strikeBudget}, func(ctx context.Context) (struct{}, error) {
-		for _, s := range e.Sites {
-			for _, ns := range namespaces {
-				if err := fine(ctx, s, ns); err != nil {
-					return struct{}{}, fmt.Errorf("namespace %s of cluster %s: %w", ns, s.Cluster.Name(), err)
-				}
-			}
-		}
-		return struct{}{}, nil
-	})
 	return err
 }

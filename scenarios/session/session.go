@@ -252,13 +252,11 @@ func carryOut(ctx context.Context, o Options, e *env.Env, s catalog.Scenario, st
 	if broke != nil { // there is nobody to remove namespaces; the verdict has the details
 		failed = errors.Join(failed, fmt.Errorf("scenario %s: %w", s.ID, errBroken))
 	} else if strike {
-		begun := time.Now()
 		striking, cancel := context.WithTimeout(context.WithoutCancel(ctx), teardownBudget)
 		defer cancel()
 		if err := staged.Strike(striking); err != nil {
 			failed = errors.Join(failed, fmt.Errorf("scenario %s: %w", s.ID, err))
 		}
-		out.Timings["removal"] = time.Since(begun).Seconds()
 	}
 	out.Finished = time.Now().UTC()
 	return out, failed

@@ -14,6 +14,6 @@ import (
 )
 
 func main() {
-	trim.Start(25)
+	trim.Start(0)
 	os.Exit(cli.Run(app.NewAPIServerCommand()))
 }
