@@ -11,10 +11,10 @@ import (
 	"net/http/httptrace"
 	"net/textproto"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/meshproof/meshproof/loadgen"
@@ -112,7 +112,11 @@ func newExchanger(run context.Context, p loadgen.Profile, o Options) (*exchanger
 			ctx, cancel := context.WithCancel(ctx)
 			defer cancel()
 			defer context.AfterFunc(dialRun, cancel)()
-			return dial(ctx, network, addr)
+			conn, err := dial(ctx, network, addr)
+			if err != nil {
+				return nil, err
+			}
+			return newWire(conn), nil
 		},
 		TLSClientConfig:     o.TLS,
 		MaxIdleConnsPerHost: p.MaxWorkers, // every worker may keep its connection
@@ -168,10 +172,8 @@ func (x *exchanger) RoundTrip(req *http.Request) (*http.Response, error) {
 func (x *exchanger) exchange(asked page, r *loadgen.Result) error {
 	ctx, cancel := context.WithTimeoutCause(x.run, x.profile.Timeout, errTimeout)
 	defer cancel()
-	var connections atomic.Int32
-	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		GotConn: func(httptrace.GotConnInfo) { connections.Add(1) },
-	})
+	var way sending
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: way.got})
 	req, transport := asked.request(ctx), x.transport
 	if x.sessions != nil {
 		req.Header, req.URL = req.Header.Clone(), cloneURL(req.URL)
@@ -181,9 +183,15 @@ func (x *exchanger) exchange(asked page, r *loadgen.Result) error {
 		}
 	}
 	resp, err := transport.RoundTrip(req)
+	for err != nil && ctx.Err() == nil && way.spared() {
+		way = sending{}
+		req = req.WithContext(ctx)
+		req.Body = asked.body()
+		resp, err = transport.RoundTrip(req)
+	}
 	if err != nil {
 		r.Done = x.now()
-		r.Class, err = x.classify(ctx, err, connections.Load())
+		r.Class, err = x.classify(ctx, err, way.given)
 		return err
 	}
 	r.Code = resp.StatusCode
@@ -196,10 +204,10 @@ func (x *exchanger) exchange(asked page, r *loadgen.Result) error {
 	r.Done = x.now()
 	r.BytesIn = n
 	if err != nil {
-		r.Class, err = x.classify(ctx, err, connections.Load())
+		r.Class, err = x.classify(ctx, err, way.given)
 		return fmt.Errorf("read the body after %d bytes: %w", n, err)
 	}
-	if connections.Load() > 1 {
+	if way.twice {
 		r.Class = loadgen.Reset
 		return errors.New("answered only when net/http sent it again on another connection")
 	}
@@ -219,15 +227,24 @@ func (x *exchanger) exchange(asked page, r *loadgen.Result) error {
 // would have to say "Content-Length: 0", which it does only of a request without a body.
 func (p page) request(ctx context.Context) *http.Request {
 	req := p.prototype.WithContext(ctx)
-	switch body := p.profile.Body; {
-	case len(body) > 0:
-		req.Body = io.NopCloser(bytes.NewReader(body))
-		req.ContentLength = int64(len(body))
-	case req.Method == http.MethodGet, req.Method == http.MethodHead, req.Method == http.MethodDelete, req.Method == http.MethodOptions:
-		req.Body = io.NopCloser(strings.NewReader(""))
+	if req.Body = p.body(); req.Body == nil {
+		return req
+	}
+	if req.ContentLength = int64(len(p.profile.Body)); req.ContentLength == 0 {
 		req.TransferEncoding = []string{"identity"}
 	}
 	return req
+}
+
+// body is one to send, or nil.
+func (p page) body() io.ReadCloser {
+	switch body := p.profile.Body; {
+	case len(body) > 0:
+		return io.NopCloser(bytes.NewReader(body))
+	case slices.Contains([]string{http.MethodGet, http.MethodHead, http.MethodDelete, http.MethodOptions}, p.profile.Method):
+		return io.NopCloser(strings.NewReader(""))
+	}
+	return nil
 }
 
 func cloneURL(u *url.URL) *url.URL {
@@ -278,7 +295,7 @@ func attribute(h http.Header, below string) served {
 }
 
 // classify says why an exchange broke. connections counts those that the request was given.
-func (x *exchanger) classify(ctx context.Context, err error, connections int32) (loadgen.Class, error) {
+func (x *exchanger) classify(ctx context.Context, err error, connections int) (loadgen.Class, error) {
 	var protocol textproto.ProtocolError
 	switch {
 	case x.run.Err() != nil:

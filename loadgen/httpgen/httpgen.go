@@ -6,7 +6,8 @@
 //
 // Nothing is retried. net/http sends a replayable request again by itself when a reused connection breaks; requests are built
 // so that they are not replayable, and where net/http still may (it had written nothing of a bodiless POST), the second
-// attempt makes the Result a failure.
+// attempt makes the Result a failure. What goes to another connection is a request of which nothing was written, because its
+// kept connection had ended before.
 package httpgen
 
 import (

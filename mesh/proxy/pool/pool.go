@@ -9,12 +9,12 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/meshproof/meshproof/mesh/proxy/breaker"
 	"github.com/meshproof/meshproof/mesh/proxy/hangup"
 	"github.com/meshproof/meshproof/mesh/proxy/http1"
+	"github.com/meshproof/meshproof/mesh/proxy/peek"
 )
 
 // Dial makes one connection, TLS handshake included.
@@ -51,9 +51,7 @@ type Conn struct {
 	cutting  bool  // so was that of CutWrites
 	mark     int64 // Written when it was given out
 
-	raw      syscall.RawConn
-	alive    bool
-	peek     func(fd uintptr) bool
+	socket   *peek.Socket
 	requests uint32
 	idleAt   time.Time
 	stats    *Stats
@@ -278,15 +276,7 @@ func (p *HTTP) open(ctx context.Context) (*Conn, error) {
 	}
 	p.stats.Opened.Add(1)
 	p.stats.Active.Add(1)
-	c := &Conn{Conn: nc, pool: p, local: nc.LocalAddr().String(), Reader: http1.NewReader(nc), Writer: http1.NewWriter(nc), stats: p.stats}
-	c.raw = rawConn(nc)
-	c.peek = func(fd uintptr) bool {
-		var b [1]byte
-		_, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
-		// Anything but "nothing there yet" is an end, an error, or bytes that nobody asked for.
-		c.alive = err == syscall.EAGAIN
-		return true
-	}
+	c := &Conn{Conn: nc, pool: p, local: nc.LocalAddr().String(), Reader: http1.NewReader(nc), Writer: http1.NewWriter(nc), socket: peek.New(nc), stats: p.stats}
 	return c, nil
 }
 
@@ -304,28 +294,10 @@ func Connect(ctx context.Context, dial Dial, limit time.Duration) (net.Conn, err
 	return nc, err
 }
 
-func rawConn(nc net.Conn) syscall.RawConn {
-	if t, ok := nc.(interface{ NetConn() net.Conn }); ok {
-		nc = t.NetConn()
-	}
-	sc, ok := nc.(syscall.Conn)
-	if !ok {
-		return nil
-	}
-	raw, err := sc.SyscallConn()
-	if err != nil {
-		return nil
-	}
-	return raw
-}
-
-// healthy asks the kernel whether the peer has closed or sent something in the meantime.
+// healthy reports whether the peer has neither closed nor sent something in the meantime.
 func (c *Conn) healthy() bool {
-	if c.raw == nil {
-		return true
-	}
-	c.alive = false
-	return c.raw.Read(c.peek) == nil && c.alive
+	state := c.socket.State()
+	return state == peek.Quiet || state == peek.Unknown
 }
 
 // SetReadDeadline implements Stream.

@@ -16,6 +16,7 @@ import (
 	"github.com/meshproof/meshproof/mesh/proxy/filter"
 	"github.com/meshproof/meshproof/mesh/proxy/http1"
 	"github.com/meshproof/meshproof/mesh/proxy/http2"
+	"github.com/meshproof/meshproof/mesh/proxy/peek"
 	"github.com/meshproof/meshproof/mesh/proxy/telemetry"
 )
 
@@ -44,11 +45,11 @@ type Manager struct {
 func (m *Manager) Serve(ctx context.Context, c *filter.Conn) {
 	in := http1.NewReader(c.Conn)
 	in.Prefill(c.Prefix)
-	l := &life{nc: c.Conn}
+	l := &life{nc: c.Conn, socket: peek.New(c.Conn)}
 	forget := c.Chain.OnDrain(l.drain)
 	defer forget()
 	l.waits(true)
-	two, ok := http2Wanted(c, in)
+	two, ok := http2Wanted(c, in, l)
 	l.waits(false)
 	switch {
 	case !ok:
@@ -63,7 +64,7 @@ func (m *Manager) Serve(ctx context.Context, c *filter.Conn) {
 }
 
 // http2Wanted decides on the codec: by the chain's config, by ALPN, or by the first bytes (Envoy's codec_type AUTO).
-func http2Wanted(c *filter.Conn, in *http1.Reader) (two, ok bool) {
+func http2Wanted(c *filter.Conn, in *http1.Reader, l *life) (two, ok bool) {
 	h := c.Chain.Current().HTTP
 	switch {
 	case h.Codec == conf.CodecHTTP1:
@@ -82,11 +83,13 @@ func http2Wanted(c *filter.Conn, in *http1.Reader) (two, ok bool) {
 		if sure {
 			return two, true
 		}
-		if err := in.More(); err != nil {
-			if errors.Is(err, os.ErrDeadlineExceeded) && h.IdleTimeout == 0 && !c.Chain.Draining() {
-				_ = c.SetReadDeadline(time.Time{})
-				continue
-			}
+		switch err := in.More(); {
+		case err == nil:
+		case !errors.Is(err, os.ErrDeadlineExceeded):
+			return false, false
+		case h.IdleTimeout == 0 && !c.Chain.Draining():
+			_ = c.SetReadDeadline(time.Time{})
+		case !l.arrived():
 			return false, false
 		}
 	}
@@ -96,17 +99,11 @@ func http2Wanted(c *filter.Conn, in *http1.Reader) (two, ok bool) {
 func (m *Manager) serve1(ctx context.Context, c *filter.Conn, in *http1.Reader, l *life) {
 	s := &filter.Stream{Conn: c, Out: http1.NewWriter(c.Conn), In: in}
 	defer in.Release()
-	conn := &connection{m: m, s: s, in: in, life: l, raw: rawConn(c.Conn)}
+	conn := &connection{m: m, s: s, in: in, life: l, raw: peek.Raw(c.Conn)}
 	m.watch(conn)
 	defer m.forget(conn)
 	defer func() { _ = s.Out.Flush() }()
-	for first := true; ; first = false {
-		if !conn.await(first) {
-			return
-		}
-		if !conn.one(ctx) {
-			return
-		}
+	for conn.await() && conn.one(ctx) {
 		l.answered()
 	}
 }
@@ -126,30 +123,30 @@ type connection struct {
 	seen uint64        // busy at the last look
 }
 
-// await blocks until a request begins to arrive; false means that none will.
-func (c *connection) await(first bool) bool {
+// await blocks until a request begins to arrive; false means that none will. A drain alone does not end it: the client was told
+// nothing yet, and may be about to send.
+func (c *connection) await() bool {
 	s := c.s
 	c.config()
 	if c.in.Buffered() > 0 {
 		return true
 	}
-	if !first && s.Conn.Chain.Draining() {
-		return false
-	}
 	c.arm(time.Now())
 	c.life.waits(true)
 	defer c.life.waits(false)
 	for {
-		err := c.in.Wait()
-		if err == nil {
+		switch err := c.in.Wait(); {
+		case err == nil:
 			return true
-		}
-		// The drain wakes idle connections by a deadline in the past.
-		if errors.Is(err, os.ErrDeadlineExceeded) && !s.Conn.Chain.Draining() && c.idle == 0 {
+		case !errors.Is(err, os.ErrDeadlineExceeded):
+			return false
+		case !s.Conn.Chain.Draining() && c.idle == 0:
+			// The deadline was that of a drain which has woken an idle connection, or of what came before.
 			_ = s.Conn.SetReadDeadline(time.Time{})
-			continue
+		case !c.life.arrived():
+			return false
 		}
-		return false
+		c.armed = time.Time{}
 	}
 }
 

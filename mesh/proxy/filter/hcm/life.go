@@ -6,11 +6,13 @@ import (
 	"time"
 
 	"github.com/meshproof/meshproof/mesh/proxy/http2"
+	"github.com/meshproof/meshproof/mesh/proxy/peek"
 )
 
 // life ends a connection when its chain drains.
 type life struct {
-	nc net.Conn
+	nc     net.Conn
+	socket *peek.Socket
 
 	mu      sync.Mutex
 	waiting bool // for a request: it may end at once
@@ -54,6 +56,19 @@ func (l *life) waits(now bool) {
 	if l.waiting = now; now && l.last {
 		l.hurry()
 	}
+}
+
+// arrived reports whether a request came in the very moment in which the wait for it timed out. It is served then: its client
+// cannot tell that it was too late, and may not be one that sends again. Otherwise the peer is told at once that this is the end.
+func (l *life) arrived() bool {
+	if l.socket.State() == peek.Bytes {
+		_ = l.nc.SetReadDeadline(time.Now().Add(settle))
+		return true
+	}
+	if c, ok := l.nc.(interface{ CloseWrite() error }); ok {
+		_ = c.CloseWrite()
+	}
+	return false
 }
 
 // answered notes that the connection has carried a request.

@@ -2,8 +2,6 @@ package hcm
 
 import (
 	"context"
-	"net"
-	"syscall"
 	"time"
 
 	"github.com/meshproof/meshproof/mesh/proxy/telemetry"
@@ -52,24 +50,4 @@ func (m *Manager) lookAround() {
 		}
 		c.seen = epoch
 	}
-}
-
-// rawConn finds the socket below TLS and what sniffing put in front.
-func rawConn(nc net.Conn) syscall.RawConn {
-	for {
-		t, ok := nc.(interface{ NetConn() net.Conn })
-		if !ok {
-			break
-		}
-		nc = t.NetConn()
-	}
-	sc, ok := nc.(syscall.Conn)
-	if !ok {
-		return nil
-	}
-	raw, err := sc.SyscallConn()
-	if err != nil {
-		return nil
-	}
-	return raw
 }
