@@ -88,7 +88,12 @@ func BenchmarkRequest(b *testing.B) {
 
 // BenchmarkRequestHTTP2 is one request that comes by HTTP/2 and goes on by HTTP/2. Client and server are the codec's own, in
 // the same process, so that allocs/op is of four ends of two connections.
-func BenchmarkRequestHTTP2(b *testing.B) {
+func BenchmarkRequestHTTP2(b *testing.B) { benchmarkHTTP2(b, "text/plain") }
+
+// BenchmarkRequestGRPC is the same with what gRPC calls need above others.
+func BenchmarkRequestGRPC(b *testing.B) { benchmarkHTTP2(b, "application/grpc") }
+
+func benchmarkHTTP2(b *testing.B, contentType string) {
 	up := codecServer(b, func(s *http2.Stream) {
 		var q http1.Request
 		s.ReadRequest(&q)
@@ -118,6 +123,7 @@ func BenchmarkRequestHTTP2(b *testing.B) {
 	q := http1.Request{Method: []byte("GET"), Target: []byte("/index.html?a=b"), Host: []byte("reviews:9080"), Framing: http1.NoBody}
 	q.Add([]byte("user-agent"), []byte("bench"))
 	q.Add([]byte("accept"), []byte("*/*"))
+	q.Add([]byte("content-type"), []byte(contentType))
 	var p http1.Response
 	b.ReportAllocs()
 	for b.Loop() {

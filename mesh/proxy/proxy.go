@@ -220,6 +220,9 @@ func (r recorder) HTTP(h *conf.HTTP, rec *telemetry.Record) {
 	}
 }
 
+// Messages implements hcm.Recorder.
+func (r recorder) Messages(rec *telemetry.Record, in, out uint64) { r.p.metrics.Messages(rec, in, out) }
+
 // TCPOpened implements tcpproxy.Recorder.
 func (r recorder) TCPOpened(_ *conf.TCP, rec *telemetry.Record) { r.p.metrics.TCPOpened(rec) }
 

@@ -139,6 +139,9 @@ func (s *Stream) WriteHead() {
 	}
 	s.Rec.Status = s.Resp.Status
 	s.Rec.Resp = &s.Resp
+	if s.Rec.GRPC {
+		s.Settled() // there is no other try after this
+	}
 	s.Out.Response(&s.Resp, s.Req.Minor, s.Req.IsHead, s.CloseAfter)
 }
 

@@ -20,6 +20,7 @@ type interrupt struct {
 	limit time.Duration
 	last  time.Time     // when bytes last moved, while limit is set
 	abort chan struct{} // closed when the Abort of an idle exchange's answer is over
+	known bool          // Settled was called
 }
 
 var past = time.Unix(1, 0)
@@ -79,7 +80,7 @@ func (s *Stream) Open() uint64 {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	s.epochs++
-	i.epoch, i.why, i.on, i.limit = s.epochs, 0, nil, 0
+	i.epoch, i.why, i.on, i.limit, i.known = s.epochs, 0, nil, 0, false
 	return i.epoch
 }
 
@@ -124,10 +125,15 @@ func (s *Stream) SetIdle(d time.Duration) {
 func (s *Stream) Moved() {
 	i := &s.interrupt
 	i.mu.Lock()
+	i.moved()
+	i.mu.Unlock()
+}
+
+// moved is Moved with the lock held.
+func (i *interrupt) moved() {
 	if i.limit > 0 {
 		i.last = time.Now()
 	}
-	i.mu.Unlock()
 }
 
 func (s *Stream) idleTick(epoch uint64) {

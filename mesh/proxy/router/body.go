@@ -63,7 +63,7 @@ func (b *requestBody) take(s *filter.Stream) bool {
 		return false
 	}
 	b.whole, b.complete = p, true
-	s.Rec.BodyIn(p)
+	s.BodyIn(p)
 	if len(p) > 0 && s.Req.Major == 2 {
 		_, err = s.In.NextBody() // the end, which brings the trailers and leaves the piece as it is
 		return errors.Is(err, io.EOF)
@@ -111,8 +111,7 @@ func (b *requestBody) run(p *pump, s *filter.Stream, c pool.Stream, x *exchange)
 			}
 			return
 		}
-		s.Rec.BodyIn(piece)
-		s.Moved()
+		s.BodyIn(piece)
 		if len(b.saved)+len(piece) > maxReplay {
 			b.overflow = true
 		} else if !b.overflow {

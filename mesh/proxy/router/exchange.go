@@ -409,8 +409,7 @@ func (x *exchange) stream(c pool.Stream, m upstream.Member, closing bool) result
 			s.CloseAfter = true
 			return done
 		}
-		s.Rec.BodyOut(p)
-		s.Moved()
+		s.BodyOut(p)
 		if s.Out.Body(p) == nil && !c.BodyDone() && c.Buffered() == 0 {
 			_ = s.Out.Flush()
 		}

@@ -34,10 +34,19 @@ type front struct {
 	wg      sync.WaitGroup
 	ups     chan net.Conn // the endpoint's ends
 	hole    bool          // the endpoint is never reached
+	way     conf.Direction
 	tls     upstream.TLSBuilder
 
 	mu      sync.Mutex
+	began   time.Time
 	records []telemetry.Record
+	reports []report
+}
+
+// report is one of a gRPC call that goes on.
+type report struct {
+	cluster string
+	in, out uint64
 }
 
 func newFront(t *testing.T, f conf.Forward, change ...func(*front)) *front {
@@ -102,12 +111,19 @@ func (p *front) HTTP(_ *conf.HTTP, r *telemetry.Record) {
 	p.mu.Unlock()
 }
 
+// Messages sums up what calls reported while they went on.
+func (p *front) Messages(r *telemetry.Record, in, out uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.reports = append(p.reports, report{r.Cluster.Name, in, out})
+}
+
 // client is a new connection to the proxy. Its waits end after a minute.
 func (p *front) client() net.Conn {
 	a, b := net.Pipe()
 	_ = a.SetDeadline(time.Now().Add(time.Minute))
 	p.wg.Go(func() {
-		p.manager.Serve(p.ctx, &filter.Conn{Conn: b, Chain: p, Local: netip.MustParseAddrPort("10.0.0.2:80"), Remote: netip.MustParseAddrPort("10.0.0.1:1234")})
+		p.manager.Serve(p.ctx, &filter.Conn{Conn: b, Chain: p, Direction: p.way, Local: netip.MustParseAddrPort("10.0.0.2:80"), Remote: netip.MustParseAddrPort("10.0.0.1:1234")})
 		_ = b.Close()
 	})
 	p.t.Cleanup(func() { _ = a.Close() })

@@ -84,6 +84,9 @@ func (x *exchange) serve(ctx context.Context, t *conf.RouteTable) {
 		return
 	}
 	s.Rec.Cluster = x.cluster.Conf
+	if s.Rec.GRPC && s.Conn.Direction == conf.Inbound {
+		s.Settled()
+	}
 	x.http2 = x.cluster.Conf.Protocol == conf.HTTP2Only || x.cluster.Conf.Protocol == conf.SameAsDownstream && s.Req.Major == 2
 	if up := s.Req.Upgrade; up != nil {
 		switch {

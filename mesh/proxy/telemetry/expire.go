@@ -69,4 +69,9 @@ func (m *Metrics) expire(now time.Time) {
 			m.peers[*s.peer] = struct{}{}
 		}
 	}
+	for _, s := range m.grpc {
+		if s.peer != nil {
+			m.peers[*s.peer] = struct{}{}
+		}
+	}
 }

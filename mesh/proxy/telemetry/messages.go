@@ -6,6 +6,7 @@ package telemetry
 // its first byte on, as in Envoy (source/common/grpc/codec.cc, FrameInspector).
 type Messages struct {
 	N    uint64
+	told uint64 // of N, by Untold
 	head int    // bytes of the prefix that came
 	left uint32 // bytes of the message that are to come; of the length so far while the prefix comes
 }
@@ -33,4 +34,11 @@ func (m *Messages) Add(p []byte) {
 			m.head = 0
 		}
 	}
+}
+
+// Untold returns how many messages came since it was called last.
+func (m *Messages) Untold() uint64 {
+	n := m.N - m.told
+	m.told = m.N
+	return n
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/meshproof/meshproof/mesh/proxy/conf"
 )
@@ -101,5 +102,32 @@ func TestMessageMetrics(t *testing.T) {
 	r.GRPC, r.MessagesIn.N = true, 1
 	if n := testing.AllocsPerRun(100, func() { m.HTTP(r) }); n != 0 {
 		t.Errorf("%v allocations a call", n)
+	}
+}
+
+// TestMessagesWhileACallGoesOn: messages that were reported while the call went on are not counted again at its end, and are in the
+// same series. The peer of one that only goes on keeps its labels.
+func TestMessagesWhileACallGoesOn(t *testing.T) {
+	for _, way := range []conf.Direction{conf.Inbound, conf.Outbound} {
+		m := NewMetrics(conf.Workload{Name: "a"}, "1.2.3")
+		r := record()
+		r.Direction, r.GRPC, r.Peer = way, true, &conf.Workload{Name: "peer"}
+		for range 2 {
+			r.MessagesIn.N += 3
+			r.MessagesOut.N++
+			m.Messages(r, r.MessagesIn.Untold(), r.MessagesOut.Untold())
+		}
+		if x := m.grpc[onlyKey(m.grpc)]; len(m.http.all) != 0 || x.in.Load() != 6 || x.out.Load() != 2 {
+			t.Errorf("%v: %d in, %d out, and %d series of calls that did not end", way, x.in.Load(), x.out.Load(), len(m.http.all))
+		}
+		m.expire(time.Now())
+		if len(m.grpc) != 1 || len(m.peers) != 1 {
+			t.Errorf("%v: %d series and %d peers are left", way, len(m.grpc), len(m.peers))
+		}
+		r.MessagesIn.N++
+		m.HTTP(r)
+		if x := m.grpc[onlyKey(m.grpc)]; len(m.grpc) != 1 || x.in.Load() != 7 || x.out.Load() != 2 {
+			t.Errorf("%v: %d in and %d out in one of %d series at the end", way, x.in.Load(), x.out.Load(), len(m.grpc))
+		}
 	}
 }

@@ -135,6 +135,7 @@ type httpSeries struct {
 type messageSeries struct {
 	age
 	in, out atomic.Uint64
+	peer    *conf.Workload // as in httpSeries
 }
 
 type tcpSeries struct {
@@ -148,11 +149,7 @@ func (m *Metrics) HTTP(r *Record) {
 	if r.Endpoint != nil {
 		k.endpoint = r.Endpoint.Workload
 	}
-	if r.Direction == conf.Inbound {
-		k.principal = r.PeerURI
-	} else {
-		k.principal = r.UpstreamURI
-	}
+	k.principal = r.principal()
 	if k.isGRPC = r.GRPC; k.isGRPC {
 		k.grpc = grpcStatus(r)
 	}
@@ -173,9 +170,35 @@ func (m *Metrics) HTTP(r *Record) {
 	s.resp.observe(sizeBounds, float64(out), uint64(out))
 	if x := s.messages; x != nil {
 		x.touch()
-		x.in.Add(r.MessagesIn.N)
-		x.out.Add(r.MessagesOut.N)
+		x.in.Add(r.MessagesIn.Untold())
+		x.out.Add(r.MessagesOut.Untold())
 	}
+}
+
+// Messages counts messages of a gRPC call that goes on, which HTTP does not count again: the caller had their numbers of Untold.
+// Of r it reads what the labels of both ends are made of, and no more.
+func (m *Metrics) Messages(r *Record, in, out uint64) {
+	var endpoint *conf.Workload
+	if r.Direction != conf.Inbound && r.Endpoint != nil {
+		endpoint = r.Endpoint.Workload
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	peer := m.known(r.Peer)
+	x := m.messages(m.ends(r.Direction, r.Cluster, endpoint, peer, r.principal(), r.MTLS), peer)
+	x.touch()
+	x.in.Add(in)
+	x.out.Add(out)
+}
+
+// messages returns the series of messages with the labels of both ends. The caller holds the lock.
+func (m *Metrics) messages(ends string, peer *conf.Workload) *messageSeries {
+	x := m.grpc[ends]
+	if x == nil {
+		x = &messageSeries{peer: peer}
+		m.grpc[ends] = x
+	}
+	return x
 }
 
 // addHTTP makes the series of k known.
@@ -186,12 +209,8 @@ func (m *Metrics) addHTTP(k httpKey) {
 	ends := m.ends(k.direction, k.cluster, k.endpoint, peer, k.principal, k.mtls)
 	s := m.http.add(k, httpLabels(k, ends))
 	s.peer = peer
-	if !k.isGRPC {
-		return
-	}
-	if s.messages = m.grpc[ends]; s.messages == nil {
-		s.messages = new(messageSeries)
-		m.grpc[ends] = s.messages
+	if k.isGRPC {
+		s.messages = m.messages(ends, peer)
 	}
 }
 
@@ -234,10 +253,7 @@ func (m *Metrics) TCPClosed(r *Record) {
 
 // tcpSeries returns the series of r. The caller holds mu.
 func (m *Metrics) tcpSeries(r *Record) *tcpSeries {
-	k := tcpKey{direction: r.Direction, cluster: r.Cluster, flags: r.Flags, mtls: r.MTLS, principal: r.UpstreamURI}
-	if r.Direction == conf.Inbound {
-		k.principal = r.PeerURI
-	}
+	k := tcpKey{direction: r.Direction, cluster: r.Cluster, flags: r.Flags, mtls: r.MTLS, principal: r.principal()}
 	if r.Endpoint != nil {
 		k.endpoint = r.Endpoint.Workload
 	}

@@ -104,3 +104,11 @@ func (r *Record) BodyOut(p []byte) {
 		r.MessagesOut.Add(p)
 	}
 }
+
+// principal is the identity of the other workload.
+func (r *Record) principal() string {
+	if r.Direction == conf.Inbound {
+		return r.PeerURI
+	}
+	return r.UpstreamURI
+}

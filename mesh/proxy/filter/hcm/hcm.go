@@ -25,9 +25,11 @@ type Handler interface {
 	Serve(context.Context, *filter.Stream)
 }
 
-// Recorder is told of every finished exchange. The record and what it points to are only valid during the call.
+// Recorder is told of every finished exchange, and of messages of gRPC calls that go on. The record and what it points to are only
+// valid during the call; of a call that goes on, only what tells who calls whom.
 type Recorder interface {
 	HTTP(h *conf.HTTP, r *telemetry.Record)
+	Messages(r *telemetry.Record, in, out uint64)
 }
 
 // Manager serves HTTP connections.
@@ -39,6 +41,7 @@ type Manager struct {
 
 	mu    sync.Mutex
 	conns map[*connection]struct{} // of HTTP/1
+	calls calls
 }
 
 // Serve reads requests from c until the connection ends, the chain drains, or ctx is done. It does not close c.
@@ -116,6 +119,7 @@ type connection struct {
 	http  *conf.HTTP
 	armed time.Time // when the idle deadline was last set
 	idle  time.Duration
+	call  call
 
 	// For the watch.
 	raw  syscall.RawConn
@@ -204,7 +208,7 @@ func (c *connection) one(ctx context.Context) bool {
 	c.busy.Store(s.Open())
 	s.SetIdle(h.StreamIdleTimeout)
 	if c.m.request(s) {
-		c.m.Router.Serve(ctx, s)
+		c.m.route(ctx, s, &c.call)
 	}
 	if s.Out.Flush() != nil {
 		s.CloseAfter = true
@@ -257,6 +261,15 @@ func (m *Manager) request(s *filter.Stream) bool {
 		}
 	}
 	return true
+}
+
+// route hands the request to the router, where it may stay for long.
+func (m *Manager) route(ctx context.Context, s *filter.Stream, c *call) {
+	if s.Rec.GRPC {
+		m.calls.add(c, s)
+		defer m.calls.remove(c)
+	}
+	m.Router.Serve(ctx, s)
 }
 
 // refuse answers what could not be read, unless the connection just ended.

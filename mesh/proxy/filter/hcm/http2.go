@@ -13,6 +13,7 @@ import (
 // exchange is what a request needs; it is used again.
 type exchange struct {
 	filter.Stream
+	call  call
 	epoch uint64
 	gone  func() // made once
 }
@@ -52,7 +53,7 @@ func (m *Manager) stream(ctx context.Context, c *filter.Conn, st *http2.Stream) 
 	if s.Req.TooLarge {
 		s.Reply(431, nil, "", "http2.headers_too_large")
 	} else if m.request(s) {
-		m.Router.Serve(ctx, s)
+		m.route(ctx, s, &x.call)
 	}
 	_ = st.Flush() // its failure is the stream's
 	st.OnFail(nil)

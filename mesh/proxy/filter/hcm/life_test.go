@@ -26,10 +26,11 @@ type chain struct {
 	on       func(last bool)
 }
 
-func (c *chain) Current() *conf.FilterChain           { return &c.conf }
-func (c *chain) Draining() bool                       { return c.draining.Load() }
-func (c *chain) OnDrain(f func(bool)) (forget func()) { c.on = f; return func() {} }
-func (c *chain) HTTP(*conf.HTTP, *telemetry.Record)   {}
+func (c *chain) Current() *conf.FilterChain                 { return &c.conf }
+func (c *chain) Draining() bool                             { return c.draining.Load() }
+func (c *chain) OnDrain(f func(bool)) (forget func())       { c.on = f; return func() {} }
+func (c *chain) HTTP(*conf.HTTP, *telemetry.Record)         {}
+func (c *chain) Messages(*telemetry.Record, uint64, uint64) {}
 func (c *chain) Serve(_ context.Context, s *filter.Stream) {
 	s.Reply(200, []byte("served"), "text/plain", "")
 }

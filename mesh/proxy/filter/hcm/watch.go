@@ -11,14 +11,15 @@ import (
 // only the kernel knows that a client has gone; shorter exchanges pay nothing.
 const look = 100 * time.Millisecond
 
-// Run notices clients of HTTP/1 that went away while their answer was awaited, until ctx ends.
+// Run notices clients of HTTP/1 that went away while their answer was awaited, and has long gRPC calls report, until ctx ends.
 func (m *Manager) Run(ctx context.Context) error {
 	t := time.NewTicker(look)
 	defer t.Stop()
 	for {
 		select {
-		case <-t.C:
+		case now := <-t.C:
 			m.lookAround()
+			m.reportCalls(now)
 		case <-ctx.Done():
 			return nil
 		}
