@@ -587,3 +587,27 @@ func TestParseEvents(t *testing.T) {
 		t.Errorf("the log forgot its first: %+v", got)
 	}
 }
+
+// A request may have been sent while its host was out, and have met the proxy when it was back: it begins another row.
+func TestExplained(t *testing.T) {
+	ms := func(n int) time.Time { return time.Unix(1_800_000_000, 0).Add(time.Duration(n) * time.Millisecond) }
+	w := expect.Window{From: ms(0), To: ms(10_000)}
+	for name, c := range map[string]struct {
+		sent, answered int
+		want           int
+	}{
+		"in flight when it was taken out":      {340, 430, 6},
+		"while it was out":                     {2000, 2010, 5},
+		"while it was out, answered just then": {2950, 2990, 5},
+		"before it was back":                   {2990, 3020, 6},
+		"after it was back":                    {3010, 3020, 6},
+	} {
+		h := history{stays: []stay{{host: "h", from: ms(330), to: ms(3000)}}, answers: map[string][]answer{}}
+		for _, a := range [][2]int{{10, 12}, {90, 92}, {170, 172}, {250, 252}, {329, 332}, {c.sent, c.answered}} {
+			h.answers["h"] = append(h.answers["h"], answer{sent: ms(a[0]), from: ms(a[0]), to: ms(a[1]), bad: true})
+		}
+		if got := h.explained("h", w, 5); got != c.want {
+			t.Errorf("%s: %d explained, want %d", name, got, c.want)
+		}
+	}
+}
