@@ -134,6 +134,8 @@ func All() []Scenario {
 				"a host is out for the base time, times how often it was lately, and returns in the sweep; traffic returns to it",
 				"faults of one host cost no more requests than their ejections explain",
 				"with every host bad: no panic, nothing is sent; panic, to all; never more out than the cap; one bad: no panic",
+				"with exactly half of the hosts out, minHealthPercent 50 is no panic; with one more out it is",
+				"each proxy counts exactly the ejections that its cap refuses",
 				"of four hosts none is taken out where a tenth may be",
 				"an ejection shows at every proxy while it lasts",
 				"the fault happened, as the pods' own counters and the clients agree",

@@ -38,8 +38,13 @@ var (
 		"ejected/": "never took the host out", "in-a-row": "did not take the host out", "grown": "took the host out 0 times", "cost/": "are explained",
 		"small/": "no ejections_overflow", "shown": "no failed_outlier_check",
 		"all-bad/all-5xx": "never had all", "all-bad/with-panic": "never had all", "all-bad/half-at-most": "the cap was never tried",
+		"half-out/": "never had exactly 2", "more-than-half-out/": "never had exactly 3",
+		"refused/half-at-most": "refused 0, ", "refused/three-quarters": "refused 0, ", "refused/tenth-at-most": "refused 0, ",
 	}
-	OutlierNoMesh = map[string]string{"all-bad/all-5xx": "never had all", "all-bad/with-panic": "never had all", "all-bad/half-at-most": "the cap was never tried"}
+	OutlierNoMesh = map[string]string{
+		"all-bad/all-5xx": "never had all", "all-bad/with-panic": "never had all", "all-bad/half-at-most": "the cap was never tried",
+		"half-out/": "never had exactly 2", "more-than-half-out/": "never had exactly 3", "refused/half-at-most": "refused 0, ", "refused/tenth-at-most": "refused 0, ",
+	}
 )
 
 // What the controls name fails in a simulation, too, each claim for its reason.
