@@ -106,7 +106,7 @@ func All() []Scenario {
 			Isolation: Exclusive,
 			Budget:    map[lab.Profile]time.Duration{lab.Quick: 3 * time.Minute, lab.Nightly: 10 * time.Minute, lab.Soak: 2 * time.Hour},
 			Claims: []string{
-				"every session stays on one host, by cookie, header, query parameter and source address, by ring hash and Maglev",
+				"every session stays on one host, by cookie, header, query parameter and source address, there also at the gateway, by ring hash and Maglev",
 				"who has no cookie gets one of exactly the right form, and nobody else does; without a ttl's time it lives as long as the browser",
 				"sessions spread over hosts as the table divides hashes",
 				"when a host joins or leaves only the sessions move whose hash changed owner; on a ring of equal points, only its own",

@@ -14,7 +14,7 @@ import (
 var (
 	StickyLeftOut = map[string]string{
 		"sticky/": "went from", "form/": "no cookie although the request had none", "ttl/": "no session was given a cookie", "drift/": "went from",
-		"table/by-header": "owns it", "table/by-query": "owns it", "table/by-source": "owns it",
+		"table/by-header": "owns it", "table/by-query": "owns it", "table/by-source": "owns it", "table/by-client": "owns it",
 		"table/by-cookie": "nothing to hash by", "table/by-session": "nothing to hash by", "table/by-short": "nothing to hash by", "table/by-weight": "nothing to hash by",
 		"joined/by-header": "moved without cause", "joined/by-query": "moved without cause", "left/by-header": "moved without cause", "left/by-query": "moved without cause",
 		"kept/": "other sessions moved",
