@@ -661,6 +661,43 @@ func TestExplained(t *testing.T) {
 	}
 }
 
+// A request that is answered when its host is back may have been sent to it rightly, however early it left.
+func TestOutlierBackMeanwhile(t *testing.T) {
+	for _, c := range []struct {
+		id, service, stream string
+		all                 bool // of the fault of all, or the first
+	}{
+		{"one-bad/with-panic", withPanic, "outlier-panic-mesh", false}, {"half-out/half-at-most", halfAtMost, "outlier-half-mesh", true},
+		{"all-bad/all-5xx", all5xx, "outlier-5xx-mesh", true},
+	} {
+		for _, late := range []bool{false, true} {
+			run := simulateOutlier(outlierWorld{})
+			f := run.faults[0]
+			if c.all {
+				f = run.made(run.plan.allAt())[0]
+			}
+			list := run.stays(run.plan.service(c.service), atAgent)
+			x := list[slices.IndexFunc(list, func(x stay) bool { return x.from.After(f.from) })]
+			for _, y := range list { // the first of those that are out together returns at last
+				if y.from.After(f.from) && y.from.Before(f.to) && c.all && y.to.Before(x.to) {
+					x.to = y.to
+				}
+			}
+			r := evidence.Request{Stream: c.stream, Code: 200, Class: expect.OK, Pod: run.pods[x.host], Version: "v1"}
+			r.Sent, r.Done = x.to.Add(-3*settleSlack).UnixNano(), x.to.Add(-2*settleSlack).UnixNano()
+			want := verdict.Fail
+			if late {
+				r.Done, want = x.to.Add(settleSlack).UnixNano(), verdict.Pass
+			}
+			r.Intended = r.Sent
+			run.requests = append(run.requests, r)
+			if got := outcomes(judgeOutlier(run))[c.id]; got.Outcome != want {
+				t.Errorf("%s, answered late: %v: %s: %s; %s", c.id, late, got.Outcome, got.Observed, got.Reason)
+			}
+		}
+	}
+}
+
 func TestOutlierWithoutMesh(t *testing.T) {
 	run := simulateOutlier(outlierWorld{off: true})
 	run.meshed, run.shown, run.proxyEvents, run.overflow = false, nil, nil, nil
