@@ -11,6 +11,9 @@ import (
 	"github.com/meshproof/meshproof/mesh/proxy/conf"
 )
 
+// everyPod tells all replicas to fail, not one.
+const everyPod = -2
+
 // replicas are pods of reviews that answer with their name, and count; one can be told to fail.
 func replicas(t *testing.T, rule string, n int) (m *Mesh, client *Workload, seen []*atomic.Int64, failing *atomic.Int64) {
 	t.Helper()
@@ -24,7 +27,7 @@ func replicas(t *testing.T, rule string, n int) (m *Mesh, client *Workload, seen
 		m.Add(&Workload{Name: name, Labels: map[string]string{"app": "reviews", "version": "v1"}, ServiceAccount: "reviews", Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			count.Add(1)
 			w.Header().Set("x-pod", name)
-			if failing.Load() == int64(i) {
+			if bad := failing.Load(); bad == int64(i) || bad == everyPod {
 				w.WriteHeader(http.StatusServiceUnavailable)
 			}
 		})})
@@ -109,5 +112,69 @@ spec:
 	}
 	if want := `"type":"` + conf.Eject5xx.String() + `"`; !strings.Contains(events, want) || !strings.Contains(events, `"enforced":true`) {
 		t.Errorf("events:\n%s", events)
+	}
+}
+
+// TestEveryPodFails: the cap refuses each row of errors at a pod that stays in, also of gateway errors, whose default is not enforced, and
+// the stats count them; with just half of the pods out minHealthPercent 50 is no panic, with one more out it is.
+func TestEveryPodFails(t *testing.T) {
+	const pods, row, gatewayRow, requests = 4, 3, 5, 60
+	for percent, out := range map[int]int{10: 0, 50: 2, 75: 3} {
+		t.Run(fmt.Sprint(percent), func(t *testing.T) {
+			_, client, seen, failing := replicas(t, fmt.Sprintf(`
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: reviews}
+spec:
+  host: reviews
+  trafficPolicy:
+    loadBalancer: {simple: ROUND_ROBIN}
+    outlierDetection: {consecutive5xxErrors: %d, interval: 1h, baseEjectionTime: 1h, maxEjectionPercent: %d, minHealthPercent: 50}
+`, row, percent), pods)
+			failing.Store(everyPod)
+			c := client.Client()
+			for range requests {
+				call(t, c, "http://reviews:9080/")
+			}
+			_, clusters := call(t, http.DefaultClient, "http://"+client.IP+":15000/clusters")
+			_, stats := call(t, http.DefaultClient, "http://"+client.IP+":15000/stats")
+			http.DefaultClient.CloseIdleConnections()
+			ejected, due := 0, 0
+			for _, m := range regexp.MustCompile(`(?m)^(outbound.*)::health_flags::(.*)$`).FindAllStringSubmatch(clusters, -1) {
+				var n int
+				_, after, _ := strings.Cut(clusters, m[1]+"::rq_total::")
+				if fmt.Sscan(after, &n); n == 0 {
+					continue // of another Service
+				}
+				switch panics := 2*out > pods; {
+				case m[2] == "healthy":
+					due += n/row + n/gatewayRow
+				case panics && n <= row:
+					t.Errorf("in panic nothing was sent to %s, which is out", m[1])
+				case !panics && n != row:
+					t.Errorf("%d requests to %s, want it to be out after %d", n, m[1], row)
+				}
+				if m[2] == "/failed_outlier_check" {
+					ejected++
+				}
+			}
+			if ejected != out || due == 0 {
+				t.Fatalf("%d of %d pods are out, want %d; %d refusals are due", ejected, pods, out, due)
+			}
+			if want := fmt.Sprintf("|reviews.default.svc.cluster.local.outlier_detection.ejections_overflow: %d\n", due); !strings.Contains(stats, want) {
+				for line := range strings.Lines(stats) {
+					if strings.Contains(line, "ejections_overflow") {
+						t.Errorf("%swant %d", line, due)
+					}
+				}
+			}
+			total := int64(0)
+			for _, n := range seen {
+				total += n.Load()
+			}
+			if total != requests {
+				t.Errorf("the pods had %d requests, not %d", total, requests)
+			}
+		})
 	}
 }

@@ -106,7 +106,7 @@ func All() []Scenario {
 			Isolation: Exclusive,
 			Budget:    map[lab.Profile]time.Duration{lab.Quick: 3 * time.Minute, lab.Nightly: 10 * time.Minute, lab.Soak: 2 * time.Hour},
 			Claims: []string{
-				"every session stays on one host, by cookie, header, query parameter and source address, by ring hash and Maglev",
+				"every session stays on one host, by cookie, header, query parameter and source address, there also at the gateway, by ring hash and Maglev",
 				"who has no cookie gets one of exactly the right form, and nobody else does; without a ttl's time it lives as long as the browser",
 				"sessions spread over hosts as the table divides hashes",
 				"when a host joins or leaves only the sessions move whose hash changed owner; on a ring of equal points, only its own",
@@ -134,6 +134,8 @@ func All() []Scenario {
 				"a host is out for the base time, times how often it was lately, and returns in the sweep; traffic returns to it",
 				"faults of one host cost no more requests than their ejections explain",
 				"with every host bad: no panic, nothing is sent; panic, to all; never more out than the cap; one bad: no panic",
+				"with exactly half of the hosts out, minHealthPercent 50 is no panic; with one more out it is",
+				"each proxy counts exactly the ejections that its cap refuses",
 				"of four hosts none is taken out where a tenth may be",
 				"an ejection shows at every proxy while it lasts",
 				"the fault happened, as the pods' own counters and the clients agree",

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -165,6 +166,48 @@ func TestCap(t *testing.T) {
 		if got := b.ejected(); got != c.want || b.Stats().Overflow.Load() != c.over || b.Stats().Active.Load() != int64(len(c.want)) {
 			t.Errorf("%+v: out %q, overflow %d, active %d", c, got, b.Stats().Overflow.Load(), b.Stats().Active.Load())
 		}
+	}
+}
+
+// TestRefused: where the cap is reached every row of a host that is in counts as refused, each from the end of the one before, also rows
+// that are not enforced; rows of a host that is out do not, nor do those that took one out. Source: outlier_detection_impl.cc,
+// onConsecutiveErrorWorker and ejectHost.
+func TestRefused(t *testing.T) {
+	many := func(n, status int) []int { return slices.Repeat([]int{status}, n) }
+	for _, c := range []struct {
+		name     string
+		percent  uint32
+		puts     []int // of the last host, after three errors of the first and of the second
+		refused  int64
+		detected int64 // rows of 5xx
+	}{
+		{"no error", 50, many(9, 200), 0, 2},
+		{"one short of a row", 50, many(2, 500), 0, 2},
+		{"a row", 50, many(3, 500), 1, 3},
+		{"each row counts from the end of the last", 50, many(11, 500), 3, 5},
+		{"a good answer ends a row", 50, []int{500, 500, 200, 500, 500, 200, 500, 500, 500}, 1, 3},
+		{"gateway errors have rows of five beside", 50, many(15, 503), 5 + 3, 2 + 5},
+		{"a 500 ends a row of gateway errors", 50, []int{503, 503, 503, 503, 500, 503, 503, 503, 503}, 3, 5},
+		{"the third may go", 75, many(9, 503), 0, 3},
+		{"nobody may go", 10, many(6, 500), 2 + 2, 4},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b := newBench(4, func(o *conf.Outlier) { o.Consecutive5xx, o.MaxPercent = 3, c.percent })
+			put(b.hosts[0], many(3, 503)...)
+			put(b.hosts[1], many(3, 503)...)
+			put(b.hosts[3], c.puts...)
+			st := b.Stats()
+			if got := st.Overflow.Load(); got != c.refused || st.DetectedBy[conf.Eject5xx].Load() != c.detected {
+				t.Errorf("%d refused, %d rows; want %d and %d", got, st.DetectedBy[conf.Eject5xx].Load(), c.refused, c.detected)
+			}
+			if c.percent == 10 {
+				return
+			}
+			put(b.hosts[0], many(30, 503)...) // in panic, say
+			if got := st.Overflow.Load(); got != c.refused {
+				t.Errorf("%d refused with those of a host that is out, want %d", got, c.refused)
+			}
+		})
 	}
 }
 

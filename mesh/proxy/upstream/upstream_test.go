@@ -278,6 +278,33 @@ func TestNoneLeft(t *testing.T) {
 	}
 }
 
+// TestPanicBeyondHalf: with just as many well as the threshold asks for there is no panic; with one more out there is, and with it back none.
+func TestPanicBeyondHalf(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := NewSet(contexts{}, (&pipes{}).dial)
+		ctx, cancel := context.WithCancel(t.Context())
+		ran := make(chan error)
+		go func() { ran <- s.Run(ctx) }()
+		c := detected(cluster("a", "10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80", "10.0.0.4:80"), nil)
+		c.PanicThreshold = 50
+		apply(t, s, c)
+		fail := func(i int) { s.View().Cluster("a").Members[i].Report(outlier.Answered, 503) }
+		fail(2)
+		time.Sleep(5 * time.Second)
+		fail(0)
+		is(t, "half of four", picked(t, s, "a", 8), map[string]int{"10.0.0.2:80": 4, "10.0.0.4:80": 4})
+		fail(3)
+		is(t, "three of four", picked(t, s, "a", 8), map[string]int{"10.0.0.1:80": 2, "10.0.0.2:80": 2, "10.0.0.3:80": 2, "10.0.0.4:80": 2})
+		time.Sleep(7 * time.Second)
+		synctest.Wait()
+		is(t, "one is back", picked(t, s, "a", 8), map[string]int{"10.0.0.2:80": 4, "10.0.0.3:80": 4})
+		cancel()
+		if err := <-ran; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // TestEjectionUnderPushes: ejections and pushes at the same time leave no host out of use that is not ejected, nor the other
 // way round.
 func TestEjectionUnderPushes(t *testing.T) {

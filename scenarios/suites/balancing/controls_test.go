@@ -14,7 +14,7 @@ import (
 var (
 	StickyLeftOut = map[string]string{
 		"sticky/": "went from", "form/": "no cookie although the request had none", "ttl/": "no session was given a cookie", "drift/": "went from",
-		"table/by-header": "owns it", "table/by-query": "owns it", "table/by-source": "owns it",
+		"table/by-header": "owns it", "table/by-query": "owns it", "table/by-source": "owns it", "table/by-client": "owns it",
 		"table/by-cookie": "nothing to hash by", "table/by-session": "nothing to hash by", "table/by-short": "nothing to hash by", "table/by-weight": "nothing to hash by",
 		"joined/by-header": "moved without cause", "joined/by-query": "moved without cause", "left/by-header": "moved without cause", "left/by-query": "moved without cause",
 		"kept/": "other sessions moved",
@@ -38,8 +38,13 @@ var (
 		"ejected/": "never took the host out", "in-a-row": "did not take the host out", "grown": "took the host out 0 times", "cost/": "are explained",
 		"small/": "no ejections_overflow", "shown": "no failed_outlier_check",
 		"all-bad/all-5xx": "never had all", "all-bad/with-panic": "never had all", "all-bad/half-at-most": "the cap was never tried",
+		"half-out/": "never had exactly 2", "more-than-half-out/": "never had exactly 3",
+		"refused/half-at-most": "refused 0, ", "refused/three-quarters": "refused 0, ", "refused/tenth-at-most": "refused 0, ",
 	}
-	OutlierNoMesh = map[string]string{"all-bad/all-5xx": "never had all", "all-bad/with-panic": "never had all", "all-bad/half-at-most": "the cap was never tried"}
+	OutlierNoMesh = map[string]string{
+		"all-bad/all-5xx": "never had all", "all-bad/with-panic": "never had all", "all-bad/half-at-most": "the cap was never tried",
+		"half-out/": "never had exactly 2", "more-than-half-out/": "never had exactly 3", "refused/half-at-most": "refused 0, ", "refused/tenth-at-most": "refused 0, ",
+	}
 )
 
 // What the controls name fails in a simulation, too, each claim for its reason.

@@ -58,7 +58,8 @@ type outlierRun struct {
 	proxyEvents map[string][]outlierEvent // by where the proxy stands
 	read        time.Time                 // when the event logs were read last
 	unread      map[string]error          // why a proxy could not be asked for the last time
-	overflow    map[string]int            // by Service: ejections that its cap refused, as its proxies count
+	refusals    []refusals                // around each time that every pod failed
+	overflow    map[string]map[string]int // by where the proxy stands and by Service: ejections that its cap refused, from begin to end
 	shown       map[string]showing        // by where the proxy stands: whether people can see the first ejection
 	lingering   []string                  // what still showed when no host was out
 	rounds      []expect.Window           // of load after each round, when every host should be back
@@ -100,8 +101,8 @@ func runOutlier(ctx context.Context, e *env.Env, rec *record.Recorder) (outlierR
 		return run, err
 	}
 	run.pods = hosts.pods
-	before, err := run.refused(ctx, e, proxies)
-	if err != nil {
+	before, err := run.tally(ctx, e, proxies)
+	if err = errors.Join(err, before.err); err != nil {
 		return run, err
 	}
 	targets, err := run.targets(ctx, e)
@@ -141,6 +142,7 @@ func (run *outlierRun) timeline(ctx context.Context, e *env.Env, rec *record.Rec
 	run.calibration = drive.Calibrate(ctx, run.plan.calm)
 	hosts := slices.Sorted(maps.Keys(run.pods))
 	for round := range run.plan.repeat {
+		var around refusals
 		for i, step := range run.plan.faults {
 			rec.Step(step.name)
 			bad := []string{hosts[i%len(hosts)]}
@@ -150,6 +152,10 @@ func (run *outlierRun) timeline(ctx context.Context, e *env.Env, rec *record.Rec
 				if err := run.awaitReturns(ctx, e, rec, proxies); err != nil {
 					return err
 				}
+				if around.before, err = run.tally(ctx, e, proxies); err != nil {
+					return err
+				}
+				around.fault = len(run.faults)
 			}
 			look := func(context.Context, time.Time) error { return nil }
 			if round == 0 && i == 0 {
@@ -167,7 +173,11 @@ func (run *outlierRun) timeline(ctx context.Context, e *env.Env, rec *record.Rec
 			return err
 		}
 		from := time.Now()
-		if err := drive.Sleep(ctx, run.plan.after); err != nil {
+		if around.after, err = run.tally(ctx, e, proxies); err != nil {
+			return err
+		}
+		run.refusals = append(run.refusals, around)
+		if err := drive.Sleep(ctx, time.Until(from.Add(run.plan.after))); err != nil {
 			return err
 		}
 		run.rounds = append(run.rounds, expect.Window{From: from, To: time.Now()})
@@ -290,7 +300,7 @@ func (run *outlierRun) awaitReturns(ctx context.Context, e *env.Env, rec *record
 }
 
 // readLast asks every proxy for the last time. A proxy that does not answer is noted, and is no error.
-func (run *outlierRun) readLast(ctx context.Context, e *env.Env, proxies []proxy, before map[string]int) error {
+func (run *outlierRun) readLast(ctx context.Context, e *env.Env, proxies []proxy, before tally) error {
 	for _, p := range proxies {
 		one := []proxy{p}
 		_, err := expect.Converge(ctx, expect.Budget{Within: returnsWithin}, func(ctx context.Context) (int, error) {
@@ -313,14 +323,17 @@ func (run *outlierRun) readLast(ctx context.Context, e *env.Env, proxies []proxy
 			return err
 		}
 	}
-	after, err := run.refused(ctx, e, proxies)
-	if err != nil && ctx.Err() == nil {
-		run.note("stats", err)
+	after, err := run.tally(ctx, e, proxies)
+	if after.err != nil {
+		run.note("stats", after.err)
 		return nil
 	}
-	run.overflow = map[string]int{}
-	for name, n := range after {
-		run.overflow[name] = n - before[name]
+	run.overflow = map[string]map[string]int{}
+	for _, p := range proxies {
+		run.overflow[p.name] = map[string]int{}
+		for _, s := range run.plan.services {
+			run.overflow[p.name][s.name] = after.since(before, p.name, s.name)
+		}
 	}
 	return err
 }
@@ -330,23 +343,6 @@ func (run *outlierRun) note(where string, err error) {
 		run.unread = map[string]error{}
 	}
 	run.unread[where] = err
-}
-
-// refused counts by Service the ejections that caps refused, at all proxies.
-func (run *outlierRun) refused(ctx context.Context, e *env.Env, proxies []proxy) (map[string]int, error) {
-	return expect.Converge(ctx, expect.Budget{Within: returnsWithin}, func(ctx context.Context) (map[string]int, error) {
-		out := map[string]int{}
-		for _, p := range proxies {
-			stats, err := e.Client.Admin(ctx, p.namespace, p.pod, "/stats")
-			if err != nil {
-				return out, err
-			}
-			for _, s := range run.plan.services {
-				out[s.name] += statOf(stats, "cluster."+clusterName(run.namespace, s.name, "")+".outlier_detection.ejections_overflow")
-			}
-		}
-		return out, nil
-	})
 }
 
 // kept is how many events a proxy keeps; older ones are forgotten.

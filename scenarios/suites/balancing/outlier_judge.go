@@ -29,7 +29,14 @@ func judgeOutlier(run outlierRun) []verdict.Claim {
 		}
 	}
 	claims = append(claims, run.judgeRows(seen), run.judgeOthers(), run.judgeReturned(), run.judgeGrown(), run.judgeCost(seen))
-	claims = append(claims, run.judgeOneBad(), run.judgeSmall(), run.judgeNoHost(), run.judgePanic(), run.judgeCap(), run.judgeBack(), run.judgeShown())
+	claims = append(claims, run.judgeOneBad(), run.judgeSmall(), run.judgeNoHost(), run.judgePanic(), run.judgeCap())
+	claims = append(claims, run.judgeHalf(), run.judgeMoreThanHalf())
+	for _, s := range run.plan.services {
+		if s.most(run.plan.pods) < run.plan.pods {
+			claims = append(claims, run.judgeRefused(seen, s))
+		}
+	}
+	claims = append(claims, run.judgeUnrefused(), run.judgeBack(), run.judgeShown())
 	for _, step := range run.plan.faults {
 		claims = append(claims, run.judgeProof(step))
 	}

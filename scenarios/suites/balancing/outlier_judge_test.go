@@ -38,6 +38,10 @@ type outlierWorld struct {
 	small   bool                         // one host is ejected whatever its share
 	panics  bool                         // without panic mode where it is asked for
 	eager   bool                         // panic as soon as one host is out
+	atHalf  bool                         // panic with just as many hosts well as minHealthPercent
+	sparing bool                         // panic only where nobody is left
+	silent  string                       // place of a proxy that does not count what it refuses
+	counted func(refusal) int            // how often a refusal is counted, and one that was none; nil is as it should be
 	another func(host string) string     // who is ejected for the errors of a host
 	counts  func(step string, n int) int // what the pods say they failed
 	heals   time.Duration                // how late each fault is healed
@@ -47,7 +51,7 @@ type outlierWorld struct {
 func simulateOutlier(w outlierWorld) outlierRun {
 	run := outlierRun{
 		plan: newOutlierPlan(cmp.Or(w.profile, lab.Quick)), namespace: "outlier-hello", pods: map[string]string{}, proxyEvents: map[string][]outlierEvent{},
-		meshed: true, shown: map[string]showing{atGateway: {}, atAgent: {}}, overflow: map[string]int{}, seen: drive.Seen{Host: record.Host{CPUStall: 0.3}},
+		meshed: true, shown: map[string]showing{atGateway: {}, atAgent: {}}, overflow: map[string]map[string]int{}, seen: drive.Seen{Host: record.Host{CPUStall: 0.3}},
 	}
 	var hosts []string
 	for i := range run.plan.pods {
@@ -64,6 +68,11 @@ func simulateOutlier(w outlierWorld) outlierRun {
 			}
 			f.from, f.to = at, at.Add(step.lasts+w.heals)
 			at = f.to.Add(step.pause)
+			if step.all {
+				before := tally{from: f.from.Add(-20 * time.Millisecond), to: f.from.Add(-10 * time.Millisecond)}
+				after := tally{from: f.to.Add(8 * time.Second), to: f.to.Add(8*time.Second + 10*time.Millisecond)}
+				run.refusals = append(run.refusals, refusals{fault: len(run.faults), before: before, after: after})
+			}
 			run.faults = append(run.faults, f)
 		}
 		at = at.Add(8 * time.Second)
@@ -77,6 +86,12 @@ func simulateOutlier(w outlierWorld) outlierRun {
 		for _, st := range s.streams {
 			sim := simulation{run: &run, world: w, service: s, stream: st, hosts: hosts, states: map[string]*simulatedHost{}, failures: failures, rng: rand.New(rand.NewPCG(7, w.seed))}
 			sim.carryOut(start)
+			for i := range run.refusals {
+				for _, t := range []*tally{&run.refusals[i].before, &run.refusals[i].after} {
+					put(&t.counts, st.at(), s.name, sim.refusedBy(t.to))
+				}
+			}
+			put(&run.overflow, st.at(), s.name, sim.refusedBy(run.read))
 		}
 	}
 	for at := range run.proxyEvents {
@@ -104,6 +119,27 @@ func simulateOutlier(w outlierWorld) outlierRun {
 	return run
 }
 
+func put(counts *map[string]map[string]int, at, service string, n int) {
+	if *counts == nil {
+		*counts = map[string]map[string]int{}
+	}
+	if (*counts)[at] == nil {
+		(*counts)[at] = map[string]int{}
+	}
+	(*counts)[at][service] = n
+}
+
+// refusal is a row that was completed, and did not take its host out.
+type refusal struct {
+	at      time.Time
+	host    string
+	gateway bool // a row of gateway errors, which is not enforced
+	earlier int  // refusals of the host
+	none    bool // it is an error that completed no row
+	ejected bool // the host was out already, or is now
+	percent int  // maxEjectionPercent
+}
+
 // simulation is one stream, whose requests go to the hosts that are in, one after the other.
 type simulation struct {
 	run      *outlierRun
@@ -116,10 +152,38 @@ type simulation struct {
 	failures map[int]map[string]int // by the fault's place, and host
 	rng      *rand.Rand
 	turn     int
+	refused  []time.Time
+}
+
+// refusedBy is how many refusals were counted up to a time.
+func (m *simulation) refusedBy(t time.Time) int {
+	n := 0
+	for _, at := range m.refused {
+		if !at.After(t) {
+			n++
+		}
+	}
+	return n
+}
+
+// refuse counts a refusal, or what may be taken for one.
+func (m *simulation) refuse(r refusal) {
+	r.percent = m.service.percent
+	n := map[bool]int{true: 1}[!r.none && !r.ejected]
+	if m.world.counted != nil {
+		n = m.world.counted(r)
+	}
+	if m.stream.at() == m.world.silent {
+		n = 0
+	}
+	for range n {
+		m.refused = append(m.refused, r.at)
+	}
 }
 
 type simulatedHost struct {
 	row, ejections, backoff int
+	gateway, refused        int // gateway errors in a row, and refusals in all
 	out, back               time.Time
 	outIn                   *fault // that it was last ejected for
 }
@@ -166,7 +230,7 @@ func (m *simulation) sweep(start, at time.Time) {
 		due, every := x.out.Add(cmp.Or(m.world.stay, m.run.plan.base)*time.Duration(x.backoff)), m.run.plan.interval
 		if sweep := start.Add((due.Sub(start) + every - 1) / every * every); !sweep.After(at) {
 			m.event(sweep, h, "UNEJECT", x.ejections)
-			x.out, x.back, x.row = time.Time{}, sweep, 0
+			x.out, x.back, x.row, x.gateway = time.Time{}, sweep, 0, 0
 		}
 	}
 }
@@ -178,7 +242,12 @@ func (m *simulation) send(at time.Time) {
 			in = append(in, h)
 		}
 	}
-	if few := len(in) < 2 || m.world.eager && len(in) < len(m.hosts); m.service.name == withPanic && few && !m.world.panics {
+	percent := 100 * len(in) / len(m.hosts)
+	few := percent < m.service.health || m.world.eager && percent < 100 || m.world.atHalf && percent == m.service.health
+	if m.world.sparing {
+		few = len(in) == 0
+	}
+	if m.service.health > 0 && few && !m.world.panics {
 		in = m.hosts
 	}
 	r := evidence.Request{Stream: m.stream.name, Intended: at.UnixNano(), Sent: at.UnixNano(), Done: at.Add(time.Millisecond).UnixNano(), Code: 200, Class: expect.OK}
@@ -227,11 +296,14 @@ func (m *simulation) send(at time.Time) {
 func (m *simulation) count(a simulatedAnswer) {
 	x := m.states[a.host]
 	counts := a.code >= 500
-	switch m.service.policy[:strings.Index(m.service.policy, ":")] {
+	switch name, _, _ := strings.Cut(m.service.policy, ":"); name {
 	case "consecutiveGatewayErrors", "consecutiveErrors":
 		counts = a.code >= 502
 	case "splitExternalLocalOriginErrors":
 		counts = a.met != nil && a.met.step.fail.Refuse
+	}
+	if m.service.kind == serverErrors {
+		m.gatewayRow(x, a)
 	}
 	if !counts {
 		if !m.world.totals {
@@ -249,21 +321,9 @@ func (m *simulation) count(a simulatedAnswer) {
 		return
 	}
 	x.row = 0
-	out := 0
-	for _, y := range m.states {
-		if !y.out.IsZero() {
-			out++
-		}
-	}
-	most := len(m.hosts)
-	switch {
-	case m.service.name == halfAtMost:
-		most = int(cmp.Or(m.world.cap, 0.5) * float64(len(m.hosts)))
-	case m.service.name == tenthAtMost:
-		most = map[bool]int{true: 1}[m.world.small]
-	}
-	if out >= most {
-		m.run.overflow[m.service.name]++
+	if m.reached() {
+		m.refuse(refusal{at: a.at, host: a.host, earlier: x.refused})
+		x.refused++
 		return
 	}
 	host := a.host
@@ -284,6 +344,49 @@ func (m *simulation) count(a simulatedAnswer) {
 		y.backoff = 1
 	}
 	m.event(y.out, host, "EJECT", y.ejections)
+	m.refuse(refusal{at: a.at, host: host, ejected: true})
+}
+
+// gatewayRow has the cap refuse, after five gateway errors, what would not be enforced.
+func (m *simulation) gatewayRow(x *simulatedHost, a simulatedAnswer) {
+	if a.code >= 500 && x.out.IsZero() {
+		m.refuse(refusal{at: a.at, host: a.host, none: true})
+	}
+	if a.code < 502 {
+		x.gateway = 0
+		return
+	}
+	if x.gateway++; x.gateway != gatewayRow || m.world.off {
+		return
+	}
+	switch {
+	case !x.out.IsZero():
+		m.refuse(refusal{at: a.at, host: a.host, gateway: true, ejected: true})
+	case m.reached():
+		x.gateway = 0
+		m.refuse(refusal{at: a.at, host: a.host, gateway: true, earlier: x.refused})
+		x.refused++
+	default:
+		x.gateway = 0
+	}
+}
+
+// reached says whether as many hosts are out as may be.
+func (m *simulation) reached() bool {
+	out := 0
+	for _, y := range m.states {
+		if !y.out.IsZero() {
+			out++
+		}
+	}
+	most := m.service.most(len(m.hosts))
+	switch {
+	case m.service.name == halfAtMost && m.world.cap > 0:
+		most = int(m.world.cap * float64(len(m.hosts)))
+	case m.service.name == tenthAtMost && m.world.small:
+		most = 1
+	}
+	return out >= most
 }
 
 func TestAnHonestMeshEjects(t *testing.T) {
@@ -298,7 +401,7 @@ func TestAnHonestMeshEjects(t *testing.T) {
 				t.Errorf("%+v: %s is %s: %s; %s", w, c.ID, c.Outcome, c.Observed, c.Reason)
 			}
 		}
-		if len(claims) < 33 {
+		if len(claims) < 39 {
 			t.Errorf("%d claims: %v", len(claims), slices.Sorted(maps.Keys(outcomes(claims))))
 		}
 	}
@@ -324,7 +427,8 @@ func TestOutlierMutants(t *testing.T) {
 		"nothing is ejected": {outlierWorld{off: true}, map[string]string{
 			"ejected/answers-503/all-5xx": "gateway never took the host out", "ejected/refuses-connections/local-errors": "agent never took", "in-a-row": "did not take the host out",
 			"cost/all-5xx": "requests failed", "grown": "took the host out 0 times", "all-bad/all-5xx": "never had all 4 hosts out", "all-bad/half-at-most": "the cap was never tried",
-			"small/tenth-at-most": "no ejections_overflow",
+			"small/tenth-at-most": "no ejections_overflow", "half-out/half-at-most": "never had exactly 2", "more-than-half-out/three-quarters": "never had exactly 3",
+			"refused/half-at-most": "refused 0", "refused/three-quarters": "refused 0", "refused/tenth-at-most": "refused 0",
 		}},
 		"one error late": {outlierWorld{extra: 1}, map[string]string{
 			"ejected/answers-503/all-5xx": "after 6 errors", "ejected/resets/old-name": "after 3 errors", "ejected/hangs/all-5xx": "after 6 errors",
@@ -339,9 +443,37 @@ func TestOutlierMutants(t *testing.T) {
 		"never a second time":   {outlierWorld{once: true}, map[string]string{"grown": "took the host out 1 times", "cost/all-5xx": "requests failed"}},
 		"no growth":             {outlierWorld{ungrown: true}, map[string]string{"grown": "took the host out again for", "returned": "was out for"}},
 		"the cap does nothing":  {outlierWorld{cap: 1}, map[string]string{"all-bad/half-at-most": "4 hosts were out at once"}},
-		"one is always ejected": {outlierWorld{small: true}, map[string]string{"small/tenth-at-most": "times a host was taken out", "others": "tenth-at-most"}},
-		"no panic":              {outlierWorld{panics: true}, map[string]string{"all-bad/with-panic": "to no host"}},
-		"panic for one host":    {outlierWorld{eager: true}, map[string]string{"one-bad/with-panic": "to pod-1", "ejected/answers-503/with-panic": "more errors from"}},
+		"a host fewer is out": {outlierWorld{cap: 0.25}, map[string]string{
+			"all-bad/half-at-most": "only 1 hosts were out", "half-out/half-at-most": "gateway's proxy never had exactly 2 of 4 hosts out",
+		}},
+		"refused without being counted": {outlierWorld{counted: func(refusal) int { return 0 }}, map[string]string{
+			"refused/half-at-most": "gateway's proxy in the fault of 08:00:29.000 refused 0, ", "refused/tenth-at-most": "agent's proxy in the fault of 08:00:29.000 refused 0, ",
+			"refused/three-quarters": "refused 0, ", "small/tenth-at-most": "agent's proxy counts no ejections_overflow",
+		}},
+		"the gateway counts nothing": {outlierWorld{silent: atGateway}, map[string]string{
+			"refused/half-at-most": "gateway's proxy in the fault of 08:00:29.000 refused 0, ", "all-bad/half-at-most": "gateway's proxy counts no", "small/tenth-at-most": "gateway's proxy counts no",
+		}},
+		// A row that is not reset when it is refused has no end a second time.
+		"refused once a host": {outlierWorld{counted: func(r refusal) int {
+			return map[bool]int{true: 1}[!r.none && !r.ejected && r.earlier == 0]
+		}}, map[string]string{"refused/half-at-most": "refused 1, 38 were due", "refused/three-quarters": "were due", "refused/tenth-at-most": "refused 0, 40 were due"}},
+		"each error is refused": {outlierWorld{counted: func(r refusal) int { return map[bool]int{true: 1}[r.none && r.percent < 75 && r.percent > 0] }}, map[string]string{
+			"refused/half-at-most": "were due", "refused/three-quarters": "refused 0",
+		}},
+		"rows that are not enforced are not counted": {outlierWorld{counted: func(r refusal) int { return map[bool]int{true: 1}[!r.none && !r.ejected && !r.gateway] }}, map[string]string{
+			"refused/half-at-most": "refused 24, 38 were due", "refused/tenth-at-most": "refused 24, 40 were due", "refused/three-quarters": "were due",
+		}},
+		"an ejection counts as refused": {outlierWorld{counted: func(r refusal) int { return map[bool]int{true: 1}[!r.none] }}, map[string]string{
+			"refused/half-at-most": "refused 40, 38 were due", "refused/none": "gateway's proxy refused", "refused/three-quarters": "were due",
+		}},
+		"twice each": {outlierWorld{counted: func(r refusal) int { return map[bool]int{true: 2}[!r.none && !r.ejected] }}, map[string]string{
+			"refused/half-at-most": "refused 76, 38 were due", "refused/tenth-at-most": "refused 80, 40 were due", "refused/three-quarters": "were due",
+		}},
+		"panic with just half well":  {outlierWorld{atHalf: true}, map[string]string{"half-out/half-at-most": "pod-1, which was out"}},
+		"no panic while one is left": {outlierWorld{sparing: true}, map[string]string{"more-than-half-out/three-quarters": "with 3 of 4 hosts out the agent's proxy reached only 1"}},
+		"one is always ejected":      {outlierWorld{small: true}, map[string]string{"small/tenth-at-most": "times a host was taken out", "others": "tenth-at-most"}},
+		"no panic":                   {outlierWorld{panics: true}, map[string]string{"all-bad/with-panic": "to no host", "more-than-half-out/three-quarters": "reached only 1"}},
+		"panic for one host":         {outlierWorld{eager: true}, map[string]string{"one-bad/with-panic": "to pod-1", "half-out/half-at-most": "which was out", "ejected/answers-503/with-panic": "more errors from"}},
 		"nothing in round three": {outlierWorld{profile: lab.Nightly, offIn: 3}, map[string]string{
 			"ejected/answers-503/all-5xx": "gateway never took the host out in the fault of", "ejected/hangs/old-name": "agent never", "cost/all-5xx": "requests failed",
 			"grown": "took the host out 0 times", "all-bad/all-5xx": "never had all 4 hosts out", "all-bad/half-at-most": "the cap was never tried",
@@ -411,6 +543,7 @@ func cutOff(run outlierRun, at time.Time) outlierRun {
 	if len(run.made(run.plan.faults[0])) == 0 {
 		run.shown, run.overflow = nil, nil
 	}
+	run.refusals = slices.DeleteFunc(slices.Clone(run.refusals), func(r refusals) bool { return r.after.to.After(at) })
 	run.end(at, true)
 	run.read = at
 	return run
@@ -445,7 +578,8 @@ func TestOutlierUnread(t *testing.T) {
 	if wrong := wrongly(claims); wrong != "" {
 		t.Error(wrong)
 	}
-	for _, id := range []string{"ejected/hangs/old-name", "others", "returned", "grown", "all-bad/with-panic", "all-bad/half-at-most", "small/tenth-at-most", "shown"} {
+	for _, id := range []string{"ejected/hangs/old-name", "others", "returned", "grown", "all-bad/with-panic", "all-bad/half-at-most", "small/tenth-at-most", "shown",
+		"half-out/half-at-most", "more-than-half-out/three-quarters", "refused/half-at-most", "refused/none"} {
 		if c := outcomes(claims)[id]; c.Outcome != verdict.Inconclusive || !strings.Contains(c.Reason, "could not be asked") {
 			t.Errorf("%s is %s: %s", id, c.Outcome, c.Reason)
 		}
@@ -456,7 +590,7 @@ func TestOutlierUnread(t *testing.T) {
 func TestOutlierStall(t *testing.T) {
 	for name, w := range map[string]outlierWorld{
 		"late": {extra: 1}, "off": {off: true}, "once": {once: true}, "early": {early: 1}, "other": {another: func(string) string { return "10.0.0.4:8080" }}, "short": {stay: 100 * time.Millisecond},
-		"cap": {cap: 1}, "small": {small: true}, "panic": {panics: true}, "eager": {eager: true}, "counts": {counts: func(_ string, n int) int { return n + 9 }},
+		"cap": {cap: 1}, "small": {small: true}, "panic": {panics: true}, "eager": {eager: true}, "half": {atHalf: true}, "sparing": {sparing: true}, "silent": {silent: atAgent}, "counts": {counts: func(_ string, n int) int { return n + 9 }},
 	} {
 		run := simulateOutlier(w)
 		run.shown[atAgent] = showing{missing: []string{"nothing"}}
@@ -499,6 +633,67 @@ func TestRow(t *testing.T) {
 	} {
 		if sure, possible := row(c.list, ms(c.since), ms(c.at)); sure != c.sure || possible != c.possible {
 			t.Errorf("%s: %d to %d, want %d to %d", name, sure, possible, c.sure, c.possible)
+		}
+	}
+}
+
+// A request may have been sent while its host was out, and have met the proxy when it was back: it begins another row.
+func TestExplained(t *testing.T) {
+	ms := func(n int) time.Time { return time.Unix(1_800_000_000, 0).Add(time.Duration(n) * time.Millisecond) }
+	w := expect.Window{From: ms(0), To: ms(10_000)}
+	for name, c := range map[string]struct {
+		sent, answered int
+		want           int
+	}{
+		"in flight when it was taken out":      {340, 430, 6},
+		"while it was out":                     {2000, 2010, 5},
+		"while it was out, answered just then": {2950, 2990, 5},
+		"before it was back":                   {2990, 3020, 6},
+		"after it was back":                    {3010, 3020, 6},
+	} {
+		h := history{stays: []stay{{host: "h", from: ms(330), to: ms(3000)}}, answers: map[string][]answer{}}
+		for _, a := range [][2]int{{10, 12}, {90, 92}, {170, 172}, {250, 252}, {329, 332}, {c.sent, c.answered}} {
+			h.answers["h"] = append(h.answers["h"], answer{sent: ms(a[0]), from: ms(a[0]), to: ms(a[1]), bad: true})
+		}
+		if got := h.explained("h", w, 5); got != c.want {
+			t.Errorf("%s: %d explained, want %d", name, got, c.want)
+		}
+	}
+}
+
+// A request that is answered when its host is back may have been sent to it rightly, however early it left.
+func TestOutlierBackMeanwhile(t *testing.T) {
+	for _, c := range []struct {
+		id, service, stream string
+		all                 bool // of the fault of all, or the first
+	}{
+		{"one-bad/with-panic", withPanic, "outlier-panic-mesh", false}, {"half-out/half-at-most", halfAtMost, "outlier-half-mesh", true},
+		{"all-bad/all-5xx", all5xx, "outlier-5xx-mesh", true},
+	} {
+		for _, late := range []bool{false, true} {
+			run := simulateOutlier(outlierWorld{})
+			f := run.faults[0]
+			if c.all {
+				f = run.made(run.plan.allAt())[0]
+			}
+			list := run.stays(run.plan.service(c.service), atAgent)
+			x := list[slices.IndexFunc(list, func(x stay) bool { return x.from.After(f.from) })]
+			for _, y := range list { // the first of those that are out together returns at last
+				if y.from.After(f.from) && y.from.Before(f.to) && c.all && y.to.Before(x.to) {
+					x.to = y.to
+				}
+			}
+			r := evidence.Request{Stream: c.stream, Code: 200, Class: expect.OK, Pod: run.pods[x.host], Version: "v1"}
+			r.Sent, r.Done = x.to.Add(-3*settleSlack).UnixNano(), x.to.Add(-2*settleSlack).UnixNano()
+			want := verdict.Fail
+			if late {
+				r.Done, want = x.to.Add(settleSlack).UnixNano(), verdict.Pass
+			}
+			r.Intended = r.Sent
+			run.requests = append(run.requests, r)
+			if got := outcomes(judgeOutlier(run))[c.id]; got.Outcome != want {
+				t.Errorf("%s, answered late: %v: %s: %s; %s", c.id, late, got.Outcome, got.Observed, got.Reason)
+			}
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package balancing
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -21,6 +22,7 @@ const (
 	withPanic     = "with-panic"
 	halfAtMost    = "half-at-most"
 	tenthAtMost   = "tenth-at-most"
+	threeQuarters = "three-quarters"
 )
 
 // The faults, in the order in which they are made; each but the last hits one pod, another one each time.
@@ -46,7 +48,9 @@ const (
 // watched is one Service with its policy, and where its requests come from.
 type watched struct {
 	name    string
-	policy  string // the fields of outlierDetection, but for times and errors
+	policy  string // the fields of outlierDetection, but for times and maxEjectionPercent
+	percent int    // maxEjectionPercent; 0 leaves it unsaid
+	health  int    // minHealthPercent; 0 leaves it unsaid
 	streams []watchedStream
 	kind    errorKind
 	errors  int // in a row, that take a host out
@@ -68,6 +72,11 @@ func (s watched) counts(r evidence.Request) bool {
 		return r.Code == 0 || r.Code >= 502 && r.Code <= 504
 	}
 	return true
+}
+
+// most is how many of so many hosts may be out at once. Source: Envoy's outlier_detection_impl.cc, ejectHost.
+func (s watched) most(hosts int) int {
+	return cmp.Or(s.percent, 10) * hosts / 100
 }
 
 type watchedStream struct {
@@ -111,18 +120,18 @@ func newOutlierPlan(p lab.Profile) outlierPlan {
 		pods: 4, base: 2500 * time.Millisecond, interval: time.Second, timeout: time.Second, calm: 3 * time.Second, after: 3 * time.Second, repeat: 1,
 		services: []watched{
 			{
-				name: all5xx, policy: "consecutive5xxErrors: 5, maxEjectionPercent: 100", errors: 5, judged: true,
+				name: all5xx, policy: "consecutive5xxErrors: 5", percent: 100, errors: 5, judged: true,
 				under:   []string{answers503, halfBad, resets, hangs, answers500, allBad},
 				streams: []watchedStream{{"outlier-5xx-gateway", drive.Runner, 50}, {"outlier-5xx-mesh", drive.Agent, 50}},
 			},
 			{
-				name: gatewayErrors, policy: "consecutiveGatewayErrors: 3, consecutive5xxErrors: 0, maxEjectionPercent: 100", kind: gatewayOnly, errors: 3, judged: true,
+				name: gatewayErrors, policy: "consecutiveGatewayErrors: 3, consecutive5xxErrors: 0", percent: 100, kind: gatewayOnly, errors: 3, judged: true,
 				under:   []string{answers503, halfBad, resets, hangs, allBad},
 				streams: []watchedStream{{"outlier-gateway-errors-mesh", drive.Agent, 40}},
 			},
 			{
 				// The name that rules of old versions have; it counts gateway errors alone.
-				name: oldName, policy: "consecutiveErrors: 2, maxEjectionPercent: 100", kind: gatewayOnly, errors: 2, judged: true,
+				name: oldName, policy: "consecutiveErrors: 2", percent: 100, kind: gatewayOnly, errors: 2, judged: true,
 				under:   []string{answers503, halfBad, resets, hangs, allBad},
 				streams: []watchedStream{{"outlier-old-name-mesh", drive.Agent, 40}},
 			},
@@ -130,25 +139,32 @@ func newOutlierPlan(p lab.Profile) outlierPlan {
 				// Connections to the second address end at the app itself: a sidecar would take them whatever the app does. Timeouts are
 				// local too, but every connection that is made in between ends the row.
 				name:   localErrors,
-				policy: "splitExternalLocalOriginErrors: true, consecutiveLocalOriginFailures: 3, consecutive5xxErrors: 0, maxEjectionPercent: 100",
-				kind:   localFailures, errors: 3, judged: true, second: true,
+				policy: "splitExternalLocalOriginErrors: true, consecutiveLocalOriginFailures: 3, consecutive5xxErrors: 0", percent: 100,
+				kind: localFailures, errors: 3, judged: true, second: true,
 				under:   []string{refuses},
 				streams: []watchedStream{{"outlier-local-errors-mesh", drive.Agent, 40}},
 			},
 			{
-				name: withPanic, policy: "consecutive5xxErrors: 3, maxEjectionPercent: 100, minHealthPercent: 50", errors: 3,
+				name: withPanic, policy: "consecutive5xxErrors: 3", percent: 100, health: 50, errors: 3,
 				under:   []string{answers503, allBad},
 				streams: []watchedStream{{"outlier-panic-mesh", drive.Agent, 40}},
 			},
 			{
-				name: halfAtMost, policy: "consecutive5xxErrors: 3, maxEjectionPercent: 50", errors: 3,
+				// With every host bad just half of them are out, which is no panic: that takes fewer than minHealthPercent.
+				name: halfAtMost, policy: "consecutive5xxErrors: 3", percent: 50, health: 50, errors: 3,
 				under:   []string{answers503, allBad},
-				streams: []watchedStream{{"outlier-half-mesh", drive.Agent, 40}},
+				streams: []watchedStream{{"outlier-half-gateway", drive.Runner, 40}, {"outlier-half-mesh", drive.Agent, 40}},
+			},
+			{
+				// And here one more is.
+				name: threeQuarters, policy: "consecutive5xxErrors: 3", percent: 75, health: 50, errors: 3,
+				under:   []string{answers503, allBad},
+				streams: []watchedStream{{"outlier-quarters-mesh", drive.Agent, 40}},
 			},
 			{
 				// Without maxEjectionPercent it is 10, which is less than one host of four: Envoy, since 1.28, takes none out.
 				name: tenthAtMost, policy: "consecutive5xxErrors: 3", errors: 3, judged: true,
-				streams: []watchedStream{{"outlier-tenth-mesh", drive.Agent, 40}},
+				streams: []watchedStream{{"outlier-tenth-gateway", drive.Runner, 40}, {"outlier-tenth-mesh", drive.Agent, 40}},
 			},
 		},
 		faults: []faultStep{
@@ -230,7 +246,14 @@ spec:
 		if s.second {
 			port, tls = "8082", "    tls: {mode: DISABLE}\n"
 		}
-		detection := fmt.Sprintf("    outlierDetection: {%s, interval: %s, baseEjectionTime: %s}\n", s.policy, pl.interval, pl.base)
+		policy := s.policy
+		if s.percent > 0 {
+			policy += fmt.Sprintf(", maxEjectionPercent: %d", s.percent)
+		}
+		if s.health > 0 {
+			policy += fmt.Sprintf(", minHealthPercent: %d", s.health)
+		}
+		detection := fmt.Sprintf("    outlierDetection: {%s, interval: %s, baseEjectionTime: %s}\n", policy, pl.interval, pl.base)
 		if control {
 			detection = ""
 		}

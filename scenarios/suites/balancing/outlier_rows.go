@@ -248,7 +248,7 @@ func ejectedIn(ejections []verdict.Ejection, host string, from, to time.Time) []
 }
 
 // explained counts the bad answers of a host for requests of a span that the host had to be in for: when they were sent it had not
-// been taken out, nor had the proxy surely had as many errors in a row as that takes.
+// been taken out, nor had the proxy surely had as many errors in a row as that takes; or it was back before they were answered.
 func (h history) explained(host string, w expect.Window, threshold int) int {
 	n := 0
 	for _, a := range during(h.answers[host], w.From, w.To) {
@@ -257,8 +257,11 @@ func (h history) explained(host string, w expect.Window, threshold int) int {
 		}
 		settling := func(x stay) bool { return x.host == host && x.holds(a.sent) && a.sent.Sub(x.from) <= settleSlack }
 		out := func(x stay) bool { return x.host == host && x.holds(a.sent) && x.holds(a.to) }
+		returned := func(x stay) bool {
+			return x.host == host && x.holds(a.sent) && !x.to.IsZero() && !x.to.After(a.to.Add(clockSlack))
+		}
 		sure, _ := row(h.answers[host], back(h.stays, host, a.sent), a.sent)
-		if slices.ContainsFunc(h.stays, settling) || sure < threshold && !slices.ContainsFunc(h.stays, out) {
+		if slices.ContainsFunc(h.stays, settling) || slices.ContainsFunc(h.stays, returned) || sure < threshold && !slices.ContainsFunc(h.stays, out) {
 			n++
 		}
 	}

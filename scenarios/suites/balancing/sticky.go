@@ -284,6 +284,9 @@ func (run *stickyRun) targets(ctx context.Context, e *env.Env, clients []proxy) 
 				if run.meshed {
 					run.addresses[st.name] = client.ip
 				}
+				if st.through && e.Mesh.Ingress() != "" {
+					t.Via, t.Profile.URL, t.Profile.Host = "istio-ingressgateway", "http://istio-ingressgateway."+env.MeshNamespace+path, s.name+"."+stickyDomain
+				}
 			case e.Mesh.Ingress() != "":
 				t.Via, t.Profile.URL, t.Profile.Host = "istio-ingressgateway", "http://"+e.Mesh.Ingress()+path, s.name+"."+stickyDomain
 			default:
@@ -301,7 +304,7 @@ func (run *stickyRun) targets(ctx context.Context, e *env.Env, clients []proxy) 
 
 // at is the proxy that a stream's requests meet first.
 func (st stickyStream) at() string {
-	if st.source == drive.Runner {
+	if st.source == drive.Runner || st.through {
 		return atGateway
 	}
 	return agentAt(st.agent)

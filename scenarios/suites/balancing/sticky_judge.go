@@ -113,6 +113,9 @@ func (s stickyService) text() string {
 	case s.by == byQuery:
 		return "query parameter, " + s.table
 	}
+	if s.streams[0].through {
+		return "source address at the gateway, " + s.table
+	}
 	return "source address, " + s.table
 }
 

@@ -175,7 +175,8 @@ func TestStickyMutants(t *testing.T) {
 	}{
 		"no hash at all": {stickyWorld{meshed: true, owner: turns, cookie: func(stickyService, string) string { return "" }}, map[string]string{
 			"sticky/by-cookie": "went from", "sticky/by-header": "went from", "sticky/by-source": "10.0.0.97 went from",
-			"form/by-cookie": "no cookie although the request had none", "ttl/by-short": "no session was given a cookie", "table/by-query": "owns it at the gateway",
+			"sticky/by-client": "10.0.0.97 went from",
+			"form/by-cookie":   "no cookie although the request had none", "ttl/by-short": "no session was given a cookie", "table/by-query": "owns it at the gateway",
 		}},
 		"another table": {stickyWorld{meshed: true, owner: func(s stickyService, owner string, hosts []string, _ int) string {
 			for i, h := range hosts {
@@ -202,7 +203,7 @@ func TestStickyMutants(t *testing.T) {
 				return hosts[len(hosts)-1]
 			}
 			return owner
-		}}, map[string]string{"table/by-source": "owns it at the agent"}},
+		}}, map[string]string{"table/by-source": "owns it at the agent", "table/by-client": "owns it at the gateway"}},
 		"half of the sessions on one host": {stickyWorld{meshed: true, owner: func(s stickyService, owner string, hosts []string, n int) string {
 			if owner == hosts[0] {
 				return hosts[1]

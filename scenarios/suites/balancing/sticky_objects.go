@@ -48,9 +48,12 @@ func stickyRoutes(namespace string, services []stickyService, weights [2]int) []
 			b.WriteString("---\n")
 		}
 		fmt.Fprintf(&b, "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata:\n  name: %s\n  namespace: %s\nspec:\n", s.name, namespace)
-		if s.streams[0].source == drive.Runner {
+		switch first := s.streams[0]; {
+		case first.through:
+			fmt.Fprintf(&b, "  hosts: [%s.%s]\n  gateways: [sticky]\n", s.name, stickyDomain)
+		case first.source == drive.Runner:
 			fmt.Fprintf(&b, "  hosts: [%s, %s.%s]\n  gateways: [mesh, sticky]\n", s.name, s.name, stickyDomain)
-		} else {
+		default:
 			fmt.Fprintf(&b, "  hosts: [%s]\n", s.name)
 		}
 		b.WriteString("  http:\n  - route:\n")

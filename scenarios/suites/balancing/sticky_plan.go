@@ -42,6 +42,7 @@ type stickyStream struct {
 	name     string
 	source   string // drive.Runner enters by the gateway
 	agent    int    // which of the agents, from 0
+	through  bool   // from an agent to the gateway, which sees the agent's address: its sidecar knows no such host, and lets it pass
 	rate     float64
 	sessions int // 0: the client itself is the session
 }
@@ -126,6 +127,11 @@ func newStickyPlan(p lab.Profile) stickyPlan {
 			{name: "sticky-source-mesh", source: drive.Agent, rate: 10},
 			{name: "sticky-source-mesh-2", source: drive.Agent, agent: 1, rate: 10},
 			{name: "sticky-source-mesh-3", source: drive.Agent, agent: 2, rate: 10},
+		}},
+		{name: "by-client", by: bySource, table: maglev, streams: []stickyStream{
+			{name: "sticky-client-gateway", source: drive.Agent, through: true, rate: 10},
+			{name: "sticky-client-gateway-2", source: drive.Agent, agent: 1, through: true, rate: 10},
+			{name: "sticky-client-gateway-3", source: drive.Agent, agent: 2, through: true, rate: 10},
 		}},
 		{name: "by-session", by: byCookie, table: maglev, cookie: "id", path: "/", streams: []stickyStream{
 			{name: "sticky-session-gateway", source: drive.Runner, rate: 40, sessions: n(151)},
