@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
 
 	"github.com/meshproof/meshproof/clusters"
 	"github.com/meshproof/meshproof/fixtures"
@@ -308,7 +309,7 @@ func (s *stage) timeline(ctx context.Context, r *run, capture *capturing) error 
 func (s *stage) addService(ctx context.Context, r *run) error {
 	r.added = time.Now()
 	for _, site := range s.e.Sites {
-		if _, err := site.Client.Apply(ctx, newService, newServiceObject(s.ns)); err != nil {
+		if _, err := site.Client.Apply(ctx, newService, serviceObject(s.ns, newService, corev1.ServiceTypeClusterIP)); err != nil {
 			return err
 		}
 	}

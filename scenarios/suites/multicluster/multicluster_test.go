@@ -4,6 +4,8 @@ import (
 	"os"
 	"testing"
 
+	"github.com/meshproof/meshproof/scenarios/expect"
+	"github.com/meshproof/meshproof/scenarios/suites/multicluster"
 	"github.com/meshproof/meshproof/scenarios/suites/specs"
 )
 
@@ -14,21 +16,17 @@ func TestMain(m *testing.M) { specs.Main(m) }
 // that is for the night.
 func TestMultiCluster(t *testing.T) {
 	specs.Run(t, "multicluster", os.Getenv, specs.Control{
-		Name: "fails without a mesh", Mesh: "none", Reasons: map[string]specs.Reason{
-			"multicluster":              {Claim: "placed/", Says: "no mesh over these clusters"},
-			"multicluster-two-networks": {Claim: "placed/", Says: "no mesh over these clusters"},
+		Name: "fails without a mesh", Mesh: "none", Reasons: map[string]expect.Reason{
+			"multicluster": multicluster.NoMesh, "multicluster-two-networks": multicluster.NoMeshTwoNetworks,
 		},
 	}, specs.Control{
-		Name: "fails without the policies", LeftOut: true, Reasons: map[string]specs.Reason{
-			"multicluster": {Claim: "failover/time", Says: "the last that was wrong", Holds: []string{"wire/tls", "identity", "fault/cut"}},
-			"multicluster-two-networks": {
-				Claim: "failover/time", Says: "the last that was wrong", Holds: []string{"networks", "wire/tls", "wire/addresses", "identity", "fault/cut"},
-			},
+		Name: "fails without the policies", LeftOut: true, Reasons: map[string]expect.Reason{
+			"multicluster": multicluster.LeftOut, "multicluster-two-networks": multicluster.LeftOutTwoNetworks,
 		},
 	}, specs.Control{
-		Name: "serves with two control planes", Lab: "multi-primary", Reasons: map[string]specs.Reason{"multicluster": {}},
+		Name: "serves with two control planes", Lab: "multi-primary", Reasons: map[string]expect.Reason{"multicluster": {}},
 	}, specs.Control{
 		Name: "serves with two control planes on two networks", Lab: "multi-primary-two-networks",
-		Reasons: map[string]specs.Reason{"multicluster-two-networks": {}},
+		Reasons: map[string]expect.Reason{"multicluster-two-networks": {}},
 	})
 }

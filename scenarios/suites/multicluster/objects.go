@@ -3,6 +3,8 @@ package multicluster
 import (
 	"fmt"
 	"strings"
+
+	corev1 "k8s.io/api/core/v1"
 )
 
 // spread says which Deployments stand in the first and in the second cluster. What keeps carts and what recommends stands in both;
@@ -126,28 +128,16 @@ spec:
 // probedService is a Service that nobody in the shop calls, in the first cluster alone.
 const probedService = "probed"
 
-func probedObject(namespace string) []byte {
+// serviceObject is a Service that leads to that workload. Every cluster needs one that is called by its name, so that it resolves there.
+func serviceObject(namespace, name string, kind corev1.ServiceType) []byte {
 	return fmt.Appendf(nil, `apiVersion: v1
 kind: Service
 metadata:
   name: %[2]s
   namespace: %[1]s
 spec:
-  type: NodePort
+  type: %[3]s
   ports: [{port: 8080, name: http}]
-  selector: {app: %[3]s}
-`, namespace, probedService, newService)
-}
-
-// newServiceObject makes it a service. Every cluster needs it, so that its name resolves there.
-func newServiceObject(namespace string) []byte {
-	return fmt.Appendf(nil, `apiVersion: v1
-kind: Service
-metadata:
-  name: %[2]s
-  namespace: %[1]s
-spec:
-  ports: [{port: 8080, name: http}]
-  selector: {app: %[2]s}
-`, namespace, newService)
+  selector: {app: %[4]s}
+`, namespace, name, kind, newService)
 }

@@ -8,6 +8,7 @@ import (
 	"net/http"
 
 	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/meshproof/meshproof/loadgen"
@@ -53,7 +54,7 @@ func (s *stage) probe(ctx context.Context) error {
 
 // probed makes the Service that is probed, waits until it answers whoever may call it, and returns its addresses with their ports.
 func (s *stage) probed(ctx context.Context) (clusterIP, nodePort string, err error) {
-	if _, err = s.first.Client.Apply(ctx, probedService, probedObject(s.ns)); err != nil {
+	if _, err = s.first.Client.Apply(ctx, probedService, serviceObject(s.ns, probedService, corev1.ServiceTypeNodePort)); err != nil {
 		return "", "", err
 	}
 	svc, err := s.first.Client.Typed.CoreV1().Services(s.ns).Get(ctx, probedService, metav1.GetOptions{})
