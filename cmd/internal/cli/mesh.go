@@ -50,7 +50,7 @@ func (a *app) meshCommand() *cobra.Command {
 	_ = c.RegisterFlagCompletionFunc("lab", a.completeLabs)
 	_ = c.MarkPersistentFlagFilename("kubeconfig")
 	c.AddCommand(a.meshInstall(&f), a.meshUninstall(&f), a.meshOperator(&f), a.meshTag(&f), a.meshVersion(&f), a.proxyStatus(&f), a.proxyConfig(&f),
-		a.meshCerts(&f), a.createRemoteSecret(&f), a.remoteClusters(&f))
+		a.meshAnalyze(&f), a.meshCerts(&f), a.createRemoteSecret(&f), a.remoteClusters(&f))
 	return c
 }
 
