@@ -77,6 +77,16 @@ func (Bundled) Install(ctx context.Context, cfg *rest.Config, opts Options) erro
 			return fmt.Errorf("install gateways: %w", err)
 		}
 	}
+	if o.Profile == "remote" { // gateways need what the primary writes
+		taken, err := c.takenIn(ctx, o)
+		if err != nil {
+			return fmt.Errorf("install istiod-remote: %w", err)
+		}
+		o.Progress("istiod-remote", "control plane at "+o.RemotePilotAddress)
+		if !taken {
+			o.Remark("primary", "has not taken the cluster in yet: give it the remote secret of "+o.ClusterID+"; until then new pods wait")
+		}
+	}
 	if err := c.startGateways(ctx, o); err != nil {
 		return fmt.Errorf("install gateways: %w", err)
 	}
@@ -88,12 +98,6 @@ func (Bundled) Install(ctx context.Context, cfg *rest.Config, opts Options) erro
 			return fmt.Errorf("install injector: %w", c.explain(ctx, o.Namespace, istiod(o), err))
 		}
 		o.Progress("istiod", fmt.Sprintf("revision %s, version %s", o.Revision, o.Tag))
-	}
-	if o.Profile == "remote" {
-		if err := c.looked(ctx, o); err != nil {
-			return fmt.Errorf("install istiod-remote: %w", err)
-		}
-		o.Progress("istiod-remote", "control plane at "+o.RemotePilotAddress)
 	}
 	for _, g := range o.Gateways {
 		if err := c.until(ctx, deploymentResource, g.Namespace, g.Name, "available", available); err != nil {
@@ -109,7 +113,7 @@ func (Bundled) Install(ctx context.Context, cfg *rest.Config, opts Options) erro
 		return fmt.Errorf("install: remove what is not asked for any more: %w", err)
 	}
 	if o.autoscaled() && !c.measured(ctx) {
-		o.Progress("autoscalers", "keep their minimum: this cluster has no metrics server")
+		o.Remark("autoscalers", "keep their minimum: this cluster has no metrics server")
 	}
 	o.Progress("complete", "revision "+o.Revision)
 	return nil
