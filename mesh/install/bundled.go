@@ -22,6 +22,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/rest"
 
+	"github.com/meshproof/meshproof/mesh/multicluster"
 	"github.com/meshproof/meshproof/mesh/objects"
 )
 
@@ -63,7 +64,15 @@ func (Bundled) Install(ctx context.Context, cfg *rest.Config, opts Options) erro
 		if err := c.ensureNamespace(ctx, o.Namespace); err != nil {
 			return fmt.Errorf("install istiod-remote: %w", err)
 		}
-		objs = append(controlPlane(o), rootNamespace(o))
+		ns := rootNamespace(o)
+		by, err := c.controlledBy(ctx, o.Namespace)
+		if err != nil {
+			return fmt.Errorf("install istiod-remote: %w", err)
+		}
+		if by != "" {
+			ns.Annotations[multicluster.ControlledAnnotation] = by
+		}
+		objs = append(controlPlane(o), ns)
 	}
 	if err := c.applyAll(ctx, objs); err != nil {
 		return fmt.Errorf("install istiod: %w", err)
@@ -84,7 +93,7 @@ func (Bundled) Install(ctx context.Context, cfg *rest.Config, opts Options) erro
 		}
 		o.Progress("istiod-remote", "control plane at "+o.RemotePilotAddress)
 		if !taken {
-			o.Remark("primary", "has not taken the cluster in yet: give it the remote secret of "+o.ClusterID+"; until then new pods wait")
+			o.Remark("primary", "has not taken the cluster in yet: give it what mesh create-remote-secret --name "+o.ClusterID+" prints; until then new pods wait")
 		}
 	}
 	if err := c.startGateways(ctx, o); err != nil {

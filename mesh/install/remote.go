@@ -69,6 +69,15 @@ func rootNamespace(o Options) *corev1.Namespace {
 	return ns
 }
 
+// controlledBy is what a root namespace says already of who looks after its cluster: people may have named a control plane.
+func (c *client) controlledBy(ctx context.Context, namespace string) (string, error) {
+	ns, err := c.core.Namespaces().Get(ctx, namespace, metav1.GetOptions{})
+	if err != nil {
+		return "", fmt.Errorf("namespace %s: %w", namespace, err)
+	}
+	return ns.Annotations[multicluster.ControlledAnnotation], nil
+}
+
 // remote lists the objects of a cluster without a control plane: a Service that leads to the primary's, the injector, and rights
 // for the primary.
 func remote(o Options) []runtime.Object {
@@ -120,6 +129,10 @@ func Primary(ctx context.Context, cfg *rest.Config) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	return c.primary(ctx)
+}
+
+func (c *client) primary(ctx context.Context) (string, error) {
 	list, err := c.dyn.Resource(endpointSliceResource).List(ctx, metav1.ListOptions{LabelSelector: componentLabel + "=" + remoteComponent + "," + ownerLabel + "=" + owner})
 	if err != nil {
 		return "", err

@@ -15,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/dynamic/fake"
+	kubefake "k8s.io/client-go/kubernetes/fake"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 )
@@ -61,6 +62,25 @@ func TestTakenIn(t *testing.T) {
 }
 
 var _ = admissionv1.GroupName
+
+// Of a cluster that another's control plane serves, nobody here knows which proxies are connected.
+func TestUsersOfARemoteCluster(t *testing.T) {
+	o := Options{Profile: "remote", ClusterID: "remote", RemotePilotAddress: "10.64.0.2"}.Default()
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{
+		Namespace: "shop", Name: "cart", Annotations: map[string]string{"sidecar.istio.io/status": "{}", revLabel: "default"},
+	}}
+	core := kubefake.NewClientset(pod).CoreV1()
+	for want, there := range map[string][]runtime.Object{
+		"cart.shop (made for it; the control plane of another cluster, at 10.64.0.2, does not say whether it is connected)": {remoteEndpoints(o)},
+		"cart.shop (made for it, not connected now)": nil,
+	} {
+		c := &client{core: core, dyn: fake.NewSimpleDynamicClient(scheme.Scheme, there...)}
+		got, err := c.users(t.Context(), o, true)
+		if err != nil || len(got) != 1 || got[0].String() != want {
+			t.Errorf("got %v, %v, want %s", got, err, want)
+		}
+	}
+}
 
 func TestPrimary(t *testing.T) {
 	o := Options{Profile: "remote", ClusterID: "remote", RemotePilotAddress: "10.64.0.2"}.Default()

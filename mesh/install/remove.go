@@ -122,6 +122,10 @@ func (c *client) removeShared(ctx context.Context, o Options) error {
 		}
 		if len(others) > 0 && !o.Purge {
 			o.Progress("kept", fmt.Sprintf("namespace %s, which has %s; --purge removes it with them", name, strings.Join(others, ", ")))
+			// What the mesh said in it of its cluster goes: a primary would go on to look after that.
+			if err := c.applyTyped(ctx, namespace(name)); err != nil {
+				return err
+			}
 			continue
 		}
 		if err := c.deleteTyped(ctx, namespace(name)); err != nil {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
+	"net"
 	"reflect"
 	"slices"
 	"strings"
@@ -59,6 +60,9 @@ func translate(o IstioOperator) (install.Options, []objects.Problem) {
 		out.Hub, out.Tag = "", ""
 	}
 	t.injectionPath("spec.values.istiodRemote.injectionPath", s.Values.IstiodRemote.InjectionPath, &out)
+	if out.Profile == "remote" {
+		t.remote(out)
+	}
 	t.meshConfig(s.MeshConfig, out.Namespace)
 	t.components(s.Components, &out)
 	t.elsewhere(s, out.Profile)
@@ -103,6 +107,17 @@ func (t *translation) injectionPath(at, path string, out *install.Options) {
 			continue
 		}
 		*field = value
+	}
+}
+
+// remote checks what a cluster without a control plane has to say of itself.
+func (t *translation) remote(o install.Options) {
+	const at = "spec.values.global."
+	if net.ParseIP(o.RemotePilotAddress) == nil {
+		t.refuse(at+"remotePilotAddress", fmt.Sprintf("%q is not an IP address", o.RemotePilotAddress), "give that of the primary's east-west gateway")
+	}
+	if o.ClusterID == "" {
+		t.warn(at+"multiCluster.clusterName", "is not set, so the cluster is "+o.Default().ClusterID+" to its primary", "say the name that its remote secret has")
 	}
 }
 
