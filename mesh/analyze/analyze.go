@@ -6,11 +6,13 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
 
 	"gopkg.in/yaml.v3"
+	networking "istio.io/client-go/pkg/apis/networking/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	sigsyaml "sigs.k8s.io/yaml"
@@ -23,7 +25,7 @@ import (
 // Input is what is looked at.
 type Input struct {
 	Files []File
-	There []any // what the mesh has: Services and traffic objects, as a model.Builder takes them
+	There []any // what the mesh has: Services, Pods and traffic objects, as a model.Builder takes them
 	// Namespace is that of objects of files that name none.
 	Namespace string
 	Now       time.Time // objects of files count as made now
@@ -60,7 +62,7 @@ func Files(in Input) []objects.Diagnostic {
 			b.Set(s)
 		}
 	}
-	for _, p := range b.Build().Problems {
+	for _, p := range append(b.Build().Problems, unselected(in.There, at)...) {
 		o, ok := at[p.Object]
 		if !ok || slices.Contains(objects.Validate(o.Object), p.Problem) { // decoding has said those
 			continue
@@ -85,7 +87,46 @@ func Mesh(there []any) []model.ObjectProblem {
 	for _, o := range there {
 		b.Set(o)
 	}
-	return b.Build().Problems
+	at := map[model.Key]objects.Object{}
+	for _, o := range there {
+		if g, ok := o.(*networking.Gateway); ok {
+			at[model.Key{Kind: "Gateway", Namespace: g.Namespace, Name: g.Name}] = objects.Object{Object: g}
+		}
+	}
+	return append(b.Build().Problems, unselected(there, at)...)
+}
+
+// unselected finds Gateways that no pod serves, where the pods are known. Labels that no pod has are most often misspelt.
+func unselected(there []any, among map[model.Key]objects.Object) []model.ObjectProblem {
+	var pods []map[string]string
+	for _, o := range there {
+		if p, ok := o.(*corev1.Pod); ok {
+			pods = append(pods, p.Labels)
+		}
+	}
+	var out []model.ObjectProblem
+	for _, k := range slices.SortedFunc(maps.Keys(among), func(a, b model.Key) int {
+		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+	}) {
+		g, ok := among[k].Object.(*networking.Gateway)
+		if !ok || len(pods) == 0 || slices.ContainsFunc(pods, func(labels map[string]string) bool { return model.Matches(g.Spec.Selector, labels) }) {
+			continue
+		}
+		var fix string
+		for _, name := range slices.Sorted(maps.Keys(g.Spec.Selector)) {
+			var values []string
+			for _, labels := range pods {
+				values = append(values, labels[name])
+			}
+			if n := objects.Nearest(g.Spec.Selector[name], values); n != "" && n != g.Spec.Selector[name] {
+				fix = fmt.Sprintf("did you mean %s: %s?", name, n)
+			}
+		}
+		out = append(out, model.ObjectProblem{Object: k, Generation: g.Generation, InForce: "this", Problem: objects.Problem{
+			Severity: objects.Warning, Field: "spec.selector", Message: "no pod has these labels, so nothing serves the gateway", Fix: fix,
+		}})
+	}
+	return out
 }
 
 func builder(in Input) *model.Builder {

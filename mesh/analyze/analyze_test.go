@@ -89,6 +89,37 @@ func TestMesh(t *testing.T) {
 	}
 }
 
+func TestGatewayThatNoPodServes(t *testing.T) {
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "istio-system", Name: "gw", Labels: map[string]string{"istio": "ingressgateway"}}}
+	text := `apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: gw}
+spec:
+  selector: {istio: ingresgateway}
+  servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: ["*"]}]
+`
+	in := Input{Files: []File{{"f.yaml", []byte(text)}}, There: []any{pod}, Now: now}
+	if d := Files(in); len(d) != 1 || d[0].String() != "f.yaml:5:13: spec.selector: no pod has these labels, so nothing serves the gateway; did you mean istio: ingressgateway?" {
+		t.Errorf("misspelt: %v", d)
+	}
+	in.There = nil
+	if d := Files(in); len(d) != 0 {
+		t.Errorf("pods not known: %v", d)
+	}
+	in.There = []any{pod}
+	in.Files[0].Data = []byte(strings.Replace(text, "ingresg", "ingressg", 1))
+	if d := Files(in); len(d) != 0 {
+		t.Errorf("served: %v", d)
+	}
+	gw := &networking.Gateway{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "gw"}, Spec: networkingv1alpha3.Gateway{
+		Selector: map[string]string{"istio": "other"},
+		Servers:  []*networkingv1alpha3.Server{{Port: &networkingv1alpha3.Port{Number: 80, Name: "http", Protocol: "HTTP"}, Hosts: []string{"*"}}},
+	}}
+	if p := Mesh([]any{pod, gw}); len(p) != 1 || p[0].Problem.Field != "spec.selector" {
+		t.Errorf("of the mesh: %v", p)
+	}
+}
+
 func TestNoYAML(t *testing.T) {
 	d := Files(Input{Files: []File{{"f.yaml", []byte("a: b\n\tc: d\n")}}, Now: now})
 	if len(d) != 1 || d[0].Line != 2 {

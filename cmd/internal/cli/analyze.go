@@ -111,7 +111,7 @@ func (a *app) printFindings(found []finding) error {
 	return err
 }
 
-// inMesh lists what objects refer to: the Services of every cluster, and the traffic objects of the first, which is the control plane's.
+// inMesh lists what objects refer to: the Services and Pods of every cluster, and the traffic objects of the first, which is the control plane's.
 func inMesh(ctx context.Context, list []*workload.Client) ([]any, error) {
 	var out []any
 	for i := len(list) - 1; i >= 0; i-- { // of services of one name, the first cluster's counts
@@ -121,6 +121,15 @@ func inMesh(ctx context.Context, list []*workload.Client) ([]any, error) {
 		}
 		for j := range services.Items {
 			out = append(out, &services.Items[j])
+		}
+	}
+	for _, c := range list {
+		pods, err := c.Typed.CoreV1().Pods(metav1.NamespaceAll).List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return nil, fmt.Errorf("pods: %w", err)
+		}
+		for j := range pods.Items {
+			out = append(out, &pods.Items[j])
 		}
 	}
 	istio, err := istioclient.NewForConfig(list[0].Config())
