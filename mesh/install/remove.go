@@ -70,7 +70,8 @@ func (Bundled) Uninstall(ctx context.Context, cfg *rest.Config, opts Options) er
 			return err
 		}
 	}
-	if err := c.removeOperators(ctx, o); err != nil {
+	operated, err := c.removeOperators(ctx, o)
+	if err != nil {
 		return fmt.Errorf("uninstall: %w", err)
 	}
 	gone, err := c.remove(ctx, revLabel+"="+o.Revision+","+ownerLabel+"="+owner, nil)
@@ -85,7 +86,7 @@ func (Bundled) Uninstall(ctx context.Context, cfg *rest.Config, opts Options) er
 	for _, kind := range slices.Sorted(mapKeys(gone)) {
 		o.Progress(kind, strings.Join(gone[kind], ", "))
 	}
-	if len(gone) == 0 {
+	if len(gone) == 0 && !operated {
 		o.Progress("gone", "revision "+o.Revision+" was not there")
 		return nil
 	}
