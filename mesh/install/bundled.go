@@ -22,6 +22,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/rest"
 
+	"github.com/meshproof/meshproof/mesh/multicluster"
 	"github.com/meshproof/meshproof/mesh/objects"
 )
 
@@ -63,7 +64,15 @@ func (Bundled) Install(ctx context.Context, cfg *rest.Config, opts Options) erro
 		if err := c.ensureNamespace(ctx, o.Namespace); err != nil {
 			return fmt.Errorf("install istiod-remote: %w", err)
 		}
-		objs = append(controlPlane(o), rootNamespace(o))
+		ns := rootNamespace(o)
+		by, err := c.controlledBy(ctx, o.Namespace)
+		if err != nil {
+			return fmt.Errorf("install istiod-remote: %w", err)
+		}
+		if by != "" {
+			ns.Annotations[multicluster.ControlledAnnotation] = by
+		}
+		objs = append(controlPlane(o), ns)
 	}
 	if err := c.applyAll(ctx, objs); err != nil {
 		return fmt.Errorf("install istiod: %w", err)
@@ -77,6 +86,16 @@ func (Bundled) Install(ctx context.Context, cfg *rest.Config, opts Options) erro
 			return fmt.Errorf("install gateways: %w", err)
 		}
 	}
+	if o.Profile == "remote" { // gateways need what the primary writes
+		taken, err := c.takenIn(ctx, o)
+		if err != nil {
+			return fmt.Errorf("install istiod-remote: %w", err)
+		}
+		o.Progress("istiod-remote", "control plane at "+o.RemotePilotAddress)
+		if !taken {
+			o.Remark("primary", "has not taken the cluster in yet: give it what mesh create-remote-secret --name "+o.ClusterID+" prints; until then new pods wait")
+		}
+	}
 	if err := c.startGateways(ctx, o); err != nil {
 		return fmt.Errorf("install gateways: %w", err)
 	}
@@ -88,12 +107,6 @@ func (Bundled) Install(ctx context.Context, cfg *rest.Config, opts Options) erro
 			return fmt.Errorf("install injector: %w", c.explain(ctx, o.Namespace, istiod(o), err))
 		}
 		o.Progress("istiod", fmt.Sprintf("revision %s, version %s", o.Revision, o.Tag))
-	}
-	if o.Profile == "remote" {
-		if err := c.looked(ctx, o); err != nil {
-			return fmt.Errorf("install istiod-remote: %w", err)
-		}
-		o.Progress("istiod-remote", "control plane at "+o.RemotePilotAddress)
 	}
 	for _, g := range o.Gateways {
 		if err := c.until(ctx, deploymentResource, g.Namespace, g.Name, "available", available); err != nil {
@@ -109,7 +122,7 @@ func (Bundled) Install(ctx context.Context, cfg *rest.Config, opts Options) erro
 		return fmt.Errorf("install: remove what is not asked for any more: %w", err)
 	}
 	if o.autoscaled() && !c.measured(ctx) {
-		o.Progress("autoscalers", "keep their minimum: this cluster has no metrics server")
+		o.Remark("autoscalers", "keep their minimum: this cluster has no metrics server")
 	}
 	o.Progress("complete", "revision "+o.Revision)
 	return nil

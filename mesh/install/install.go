@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
@@ -49,9 +50,12 @@ type Options struct {
 	Owner            Owner    // the IstioOperator object that asks for this; zero for none
 	// KeepGateways leaves a gateway alone that another revision has by now: it was taken over.
 	KeepGateways bool
-	Purge        bool                           // Uninstall: remove the CRDs too, and all objects of theirs
-	Force        bool                           // Uninstall: also while proxies use the revision
-	Progress     func(component, detail string) // hears what is done; may be nil
+	Purge        bool // Uninstall: remove the CRDs too, and all objects of theirs
+	Force        bool // Uninstall: also while proxies use the revision
+	// Patience bounds the wait for the primary of a remote cluster without gateways, which may hear of the cluster later; 0 does not.
+	Patience time.Duration
+	Progress func(component, detail string) // hears what is done; may be nil
+	Remark   func(component, detail string) // hears what is left to do; Progress when nil
 }
 
 // Gateway is one gateway Deployment with its Service.
@@ -114,6 +118,9 @@ func (o Options) Default() Options {
 	o.Gateways = gateways
 	if o.Progress == nil {
 		o.Progress = func(string, string) {}
+	}
+	if o.Remark == nil {
+		o.Remark = o.Progress
 	}
 	return o
 }

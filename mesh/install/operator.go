@@ -75,7 +75,8 @@ func RemoveOperator(ctx context.Context, cfg *rest.Config, opts Options) error {
 	if err != nil {
 		return err
 	}
-	if err := c.removeOperatorObjects(ctx, o); err != nil {
+	there, err := c.removeOperatorObjects(ctx, o)
+	if err != nil {
 		return fmt.Errorf("remove operator: %w", err)
 	}
 	list, err := c.operators(ctx, o.Revision)
@@ -86,6 +87,10 @@ func RemoveOperator(ctx context.Context, cfg *rest.Config, opts Options) error {
 		if err := c.release(ctx, &u); err != nil {
 			return fmt.Errorf("remove operator: %w", err)
 		}
+	}
+	if !there {
+		o.Progress("gone", operatorName(o)+" was not there")
+		return nil
 	}
 	o.Progress("gone", operatorName(o))
 	return nil
@@ -145,32 +150,35 @@ func operatorRules() []rbacv1.PolicyRule {
 
 // removeOperators removes the revision's operator and then its IstioOperator objects: in the other order it would make anew
 // what goes.
-func (c *client) removeOperators(ctx context.Context, o Options) error {
-	if err := c.removeOperatorObjects(ctx, o); err != nil {
-		return err
+func (c *client) removeOperators(ctx context.Context, o Options) (there bool, err error) {
+	if there, err = c.removeOperatorObjects(ctx, o); err != nil {
+		return false, err
+	}
+	if there {
+		o.Progress("operator", operatorName(o))
 	}
 	list, err := c.operators(ctx, o.Revision)
 	if err != nil {
-		return err
+		return false, err
 	}
 	for _, u := range list {
 		if err := c.delete(ctx, &u); err != nil {
-			return err
+			return false, err
 		}
 		if err := c.release(ctx, &u); err != nil {
-			return err
+			return false, err
 		}
 		if err := c.untilGone(ctx, &u); err != nil {
-			return err
+			return false, err
 		}
 		o.Progress("IstioOperator", u.GetNamespace()+"/"+u.GetName())
 	}
-	return nil
+	return there || len(list) > 0, nil
 }
 
-func (c *client) removeOperatorObjects(ctx context.Context, o Options) error {
-	_, err := c.remove(ctx, revLabel+"="+o.Revision+","+componentLabel+"="+operatorComponent, nil)
-	return err
+func (c *client) removeOperatorObjects(ctx context.Context, o Options) (there bool, err error) {
+	gone, err := c.remove(ctx, revLabel+"="+o.Revision+","+componentLabel+"="+operatorComponent, nil)
+	return len(gone) > 0, err
 }
 
 // operators lists the IstioOperator objects of a revision.

@@ -29,6 +29,8 @@ const (
 	networkLabel = "topology.istio.io/network"
 	readerRole   = "istio-reader-clusterrole"
 	remoteRole   = "istiod-remote-clusterrole"
+
+	remoteComponent = "IstiodRemote"
 )
 
 // ExposeControlPlane leads 15012 and 15017 of an east-west gateway to the control plane, for remote clusters.
@@ -67,11 +69,20 @@ func rootNamespace(o Options) *corev1.Namespace {
 	return ns
 }
 
+// controlledBy is what a root namespace says already of who looks after its cluster: people may have named a control plane.
+func (c *client) controlledBy(ctx context.Context, namespace string) (string, error) {
+	ns, err := c.core.Namespaces().Get(ctx, namespace, metav1.GetOptions{})
+	if err != nil {
+		return "", fmt.Errorf("namespace %s: %w", namespace, err)
+	}
+	return ns.Annotations[multicluster.ControlledAnnotation], nil
+}
+
 // remote lists the objects of a cluster without a control plane: a Service that leads to the primary's, the injector, and rights
 // for the primary.
 func remote(o Options) []runtime.Object {
-	role := meta(o, remoteRole+suffix(o.Revision)+"-"+o.Namespace, "IstiodRemote", false, "app", "istiod")
-	service := meta(o, istiod(o), "IstiodRemote", true, "app", "istiod", "istio", "pilot")
+	role := meta(o, remoteRole+suffix(o.Revision)+"-"+o.Namespace, remoteComponent, false, "app", "istiod")
+	service := meta(o, istiod(o), remoteComponent, true, "app", "istiod", "istio", "pilot")
 	hook := injector(o)
 	path := "/inject/cluster/" + strings.ReplaceAll(o.ClusterID, "/", "--slash--")
 	if o.Network != "" {
@@ -104,12 +115,40 @@ func remoteEndpoints(o Options) *discoveryv1.EndpointSlice {
 		return discoveryv1.EndpointPort{Name: &name, Port: &number, Protocol: new(corev1.ProtocolTCP)}
 	}
 	return &discoveryv1.EndpointSlice{
-		ObjectMeta: meta(o, istiod(o)+"-primary", "IstiodRemote", true,
+		ObjectMeta: meta(o, istiod(o)+"-primary", remoteComponent, true,
 			discoveryv1.LabelServiceName, istiod(o), discoveryv1.LabelManagedBy, owner),
 		AddressType: family,
 		Endpoints:   []discoveryv1.Endpoint{{Addresses: []string{o.RemotePilotAddress}, Conditions: discoveryv1.EndpointConditions{Ready: new(true)}}},
 		Ports:       []discoveryv1.EndpointPort{to("https-dns", 15012), to("https-webhook", 15017)},
 	}
+}
+
+// Primary is the address of the control plane that serves a cluster with profile remote; empty for any other cluster.
+func Primary(ctx context.Context, cfg *rest.Config) (string, error) {
+	c, err := newClient(cfg)
+	if err != nil {
+		return "", err
+	}
+	return c.primary(ctx)
+}
+
+func (c *client) primary(ctx context.Context) (string, error) {
+	list, err := c.dyn.Resource(endpointSliceResource).List(ctx, metav1.ListOptions{LabelSelector: componentLabel + "=" + remoteComponent + "," + ownerLabel + "=" + owner})
+	if err != nil {
+		return "", err
+	}
+	for _, u := range list.Items {
+		s := &discoveryv1.EndpointSlice{}
+		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, s); err != nil {
+			return "", err
+		}
+		for _, e := range s.Endpoints {
+			if len(e.Addresses) > 0 {
+				return e.Addresses[0], nil
+			}
+		}
+	}
+	return "", nil
 }
 
 // reader lists the account that the control planes of other clusters read this one with. It belongs to no revision.
@@ -231,6 +270,21 @@ func (c *client) ensureNamespace(ctx context.Context, name string) error {
 		return fmt.Errorf("namespace %s: %w", name, err)
 	}
 	return nil
+}
+
+// takenIn waits until the primary looks after the cluster, no longer than o has patience; it tells whether that was so. In Istio's
+// newer guides the primary hears of a cluster after this.
+func (c *client) takenIn(ctx context.Context, o Options) (bool, error) {
+	if o.Patience == 0 || len(o.Gateways) > 0 {
+		return true, c.looked(ctx, o)
+	}
+	patient, cancel := context.WithTimeout(ctx, o.Patience)
+	defer cancel()
+	err := c.looked(patient, o)
+	if err != nil && patient.Err() != nil && ctx.Err() == nil {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // looked waits until the control plane of another cluster looks after this one.

@@ -70,7 +70,8 @@ func (Bundled) Uninstall(ctx context.Context, cfg *rest.Config, opts Options) er
 			return err
 		}
 	}
-	if err := c.removeOperators(ctx, o); err != nil {
+	operated, err := c.removeOperators(ctx, o)
+	if err != nil {
 		return fmt.Errorf("uninstall: %w", err)
 	}
 	gone, err := c.remove(ctx, revLabel+"="+o.Revision+","+ownerLabel+"="+owner, nil)
@@ -85,7 +86,7 @@ func (Bundled) Uninstall(ctx context.Context, cfg *rest.Config, opts Options) er
 	for _, kind := range slices.Sorted(mapKeys(gone)) {
 		o.Progress(kind, strings.Join(gone[kind], ", "))
 	}
-	if len(gone) == 0 {
+	if len(gone) == 0 && !operated {
 		o.Progress("gone", "revision "+o.Revision+" was not there")
 		return nil
 	}
@@ -122,6 +123,10 @@ func (c *client) removeShared(ctx context.Context, o Options) error {
 		}
 		if len(others) > 0 && !o.Purge {
 			o.Progress("kept", fmt.Sprintf("namespace %s, which has %s; --purge removes it with them", name, strings.Join(others, ", ")))
+			// What the mesh said in it of its cluster goes: a primary would go on to look after that.
+			if err := c.applyTyped(ctx, namespace(name)); err != nil {
+				return err
+			}
 			continue
 		}
 		if err := c.deleteTyped(ctx, namespace(name)); err != nil {

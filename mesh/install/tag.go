@@ -116,7 +116,10 @@ func RemoveTag(ctx context.Context, cfg *rest.Config, tag string, force bool) er
 		for _, t := range tags {
 			names = append(names, t.Name)
 		}
-		return fmt.Errorf("there is no tag %q; there are %q", tag, names)
+		if len(names) == 0 {
+			return fmt.Errorf("there is no tag %q, nor any other", tag)
+		}
+		return fmt.Errorf("there is no tag %q; there are %s", tag, strings.Join(names, ", "))
 	}
 	if used := tags[i].Namespaces; len(used) > 0 && !force {
 		return fmt.Errorf("tag %s is asked for by namespaces %s, whose new pods would get no sidecar; label them otherwise, or use --force", tag, strings.Join(used, ", "))

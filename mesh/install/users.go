@@ -135,6 +135,13 @@ func (c *client) connected(ctx context.Context, o Options) (out []status.Proxy, 
 	if err != nil {
 		return nil, "", fmt.Errorf("control planes of revision %s: %w", o.Revision, err)
 	}
+	if len(pods.Items) == 0 {
+		if address, err := c.primary(ctx); err != nil {
+			return nil, "", fmt.Errorf("control planes of revision %s: %w", o.Revision, err)
+		} else if address != "" {
+			return nil, "the control plane of another cluster, at " + address + ",", nil
+		}
+	}
 	for _, p := range pods.Items {
 		if p.DeletionTimestamp != nil || p.Status.Phase != corev1.PodRunning {
 			continue

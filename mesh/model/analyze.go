@@ -16,6 +16,11 @@ func references(s *Snapshot) []ObjectProblem {
 	a := &analysis{s: s}
 	for _, vs := range s.VirtualServices {
 		a.meta = &vs.Meta
+		if slices.Contains(vs.Gateways, "mesh") {
+			for i, h := range vs.Hosts {
+				a.host(fmt.Sprintf("spec.hosts[%d]", i), vs.Spec.Spec.Hosts[i], h)
+			}
+		}
 		for i, g := range vs.Spec.Spec.Gateways {
 			a.gateway(fmt.Sprintf("spec.gateways[%d]", i), g)
 		}
@@ -62,6 +67,18 @@ func (a *analysis) warn(field, message, fix string) {
 		Object: a.meta.Key, Generation: a.meta.Generation, InForce: "this",
 		Problem: objects.Problem{Severity: objects.Warning, Field: field, Message: message, Fix: fix},
 	})
+}
+
+// host finds hosts that are meant to be services: of other names, rules may be for what lies outside the mesh.
+func (a *analysis) host(field, written, full string) {
+	if strings.HasPrefix(full, "*") || a.s.Service(full) != nil {
+		return
+	}
+	fix := a.similar(written)
+	if strings.Contains(written, ".") && fix == "" && !strings.HasSuffix(full, ".svc."+a.s.Mesh.DomainSuffix) {
+		return
+	}
+	a.warn(field, fmt.Sprintf("host %q is no service of the mesh: sidecars obey the rules for that very name, on port 80", written), fix)
 }
 
 func (a *analysis) gateway(field, name string) {

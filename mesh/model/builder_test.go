@@ -211,6 +211,41 @@ func TestReferences(t *testing.T) {
 	}
 }
 
+// Rules for a host that was meant to be a service are named; rules for what lies outside the mesh are not.
+func TestHostsOfRules(t *testing.T) {
+	for _, test := range []struct {
+		host, gateway, fix string
+		warned             bool
+	}{
+		{"reviews", "mesh", "", false},
+		{"reveiws", "mesh", `did you mean "reviews"?`, true},
+		{"other", "mesh", "", true},
+		{"reveiws.ns.svc.cluster.local", "mesh", `did you mean "reviews.ns.svc.cluster.local"?`, true},
+		{"*", "mesh", "", false},
+		{"www.example.com", "mesh", "", false},
+		{"reveiws", "gw", "", false},
+	} {
+		b := newBuilder()
+		b.Set(service("reviews"))
+		vs := rule(1, 1)
+		vs.Spec.Hosts, vs.Spec.Gateways = []string{test.host}, []string{test.gateway}
+		vs.Spec.Http[0].Route = []*networkingv1alpha3.HTTPRouteDestination{{Destination: &networkingv1alpha3.Destination{Host: "reviews"}}}
+		b.Set(vs)
+		warned := false
+		for _, p := range b.Build().Problems {
+			if p.Problem.Field == "spec.hosts[0]" {
+				warned = true
+				if p.Problem.Fix != test.fix || p.Problem.Severity != "warning" {
+					t.Errorf("%s: %v", test.host, p.Problem)
+				}
+			}
+		}
+		if warned != test.warned {
+			t.Errorf("%s at %s: warned %v", test.host, test.gateway, warned)
+		}
+	}
+}
+
 // What is not obeyed because an older object has rules for the host is named, with that object.
 func TestSecondRulesForAHost(t *testing.T) {
 	b := newBuilder()

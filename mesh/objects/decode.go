@@ -30,6 +30,13 @@ type Object struct {
 	Object metav1.Object
 	File   string
 	Line   int
+	root   *yaml.Node
+}
+
+// Place is where a field of the object is in its file, or the nearest one above it.
+func (o Object) Place(field string) (line, column int) {
+	n := (&decoder{root: o.root}).find(field)
+	return n.Line, n.Column
 }
 
 // Diagnostic is a problem with the place that it comes from.
@@ -149,7 +156,7 @@ func (d *decoder) object() *Object {
 	for _, p := range Validate(obj) {
 		d.report(d.find(p.Field), p)
 	}
-	return &Object{Kind: kind.Value, Object: obj, File: d.file, Line: d.root.Line}
+	return &Object{Kind: kind.Value, Object: obj, File: d.file, Line: d.root.Line, root: d.root}
 }
 
 // message checks a mapping against a message of Istio's API: names and kinds of values.

@@ -158,6 +158,9 @@ func (v *validator) httpRoute(at string, r *networkingv1alpha3.HTTPRoute) {
 			v.err(at+".directResponse.body", fmt.Sprintf("a body of %d bytes is over %d", n, maxBody), "serve it from a service")
 		}
 	}
+	if len(r.Route) == 0 && (r.Redirect != nil || r.DirectResponse != nil) {
+		v.notForwarded(at, r)
+	}
 	v.duration(at+".timeout", r.Timeout)
 	if t := r.Retries; t != nil {
 		if t.Attempts < 0 {
@@ -176,6 +179,21 @@ func (v *validator) httpRoute(at string, r *networkingv1alpha3.HTTPRoute) {
 		}
 		v.text(at+".rewrite.uri", w.Uri, true)
 		v.text(at+".rewrite.authority", w.Authority, true)
+	}
+}
+
+// notForwarded says what a rule has that is for requests which go on to a destination, as this one's do not.
+func (v *validator) notForwarded(at string, r *networkingv1alpha3.HTTPRoute) {
+	if r.Rewrite != nil { // an error in Istio, too
+		v.err(at+".rewrite", "rewrite beside redirect or directResponse", "say in the redirect where to, or keep one")
+	}
+	for _, f := range []struct {
+		name string
+		set  bool
+	}{{"timeout", r.Timeout != nil}, {"retries", r.Retries != nil}} {
+		if f.set {
+			v.warn(at+"."+f.name, "has no effect: the proxy answers by itself", "remove it")
+		}
 	}
 }
 

@@ -50,6 +50,7 @@ type reconciler struct {
 	Config
 	objects dynamic.NamespaceableResourceInterface
 	steps   steps
+	flight  flight
 }
 
 func (r *reconciler) get(ctx context.Context, namespace, name string) (*unstructured.Unstructured, error) {
@@ -103,9 +104,15 @@ func (r *reconciler) reconcile(ctx context.Context, u *unstructured.Unstructured
 			now.ComponentStatus[name] = ComponentStatus{Status: Healthy, Version: o.Tag}
 		}
 	}
-	bounded, cancel := context.WithTimeoutCause(ctx, installBudget, fmt.Errorf("not within %s", installBudget))
+	wanted, end := r.flight.begin(ctx, u)
+	defer end()
+	bounded, cancel := context.WithTimeoutCause(wanted, installBudget, fmt.Errorf("not within %s", installBudget))
 	defer cancel()
 	err := r.steps.install(bounded, o)
+	if err != nil && errors.Is(context.Cause(bounded), errSuperseded) {
+		r.Log.Info("given up for a newer generation", "object", u.GetNamespace()+"/"+u.GetName(), "generation", u.GetGeneration())
+		return nil
+	}
 	for name, c := range now.ComponentStatus {
 		switch {
 		case err != nil && c.Status == Reconciling:

@@ -6,7 +6,10 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"go.uber.org/goleak"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -127,6 +130,58 @@ func TestReconcileFails(t *testing.T) {
 	}
 	if got = statusOf(r.now(t)); got.Status != Healthy || got.Message != "" || got.ComponentStatus["Pilot"].Error != "" {
 		t.Errorf("status after the cure %+v", got)
+	}
+}
+
+// stuck installs what never comes to run.
+type stuck struct {
+	scripted
+	begun chan struct{}
+}
+
+func (s *stuck) install(ctx context.Context, _ install.Options) error {
+	close(s.begun)
+	<-ctx.Done()
+	return context.Cause(ctx)
+}
+
+// What cannot come to an end does not hold back its own correction or deletion, whenever the API server tells of that.
+func TestNewerGenerationEndsAnInstallation(t *testing.T) {
+	for name, early := range map[string]bool{"while it is carried out": false, "before": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := &stuck{begun: make(chan struct{})}
+				spec := map[string]any{"revision": "1-20-1"}
+				r := newReconciler(t, s, object(1, spec))
+				r.flight.seen(object(1, spec))
+				if early {
+					r.flight.seen(object(2, spec))
+				}
+				start := time.Now()
+				var wg sync.WaitGroup
+				wg.Go(func() {
+					if err := r.handle(t.Context(), "istio-system/cp"); err != nil {
+						t.Errorf("tried again although nobody asks for it: %v", err)
+					}
+				})
+				<-s.begun
+				other := object(7, spec)
+				other.SetName("other")
+				r.flight.seen(other)
+				r.flight.seen(object(1, spec)) // its own status was written
+				if !early {
+					synctest.Wait()
+					r.flight.seen(object(2, spec))
+				}
+				wg.Wait()
+				if d := time.Since(start); d > 0 {
+					t.Errorf("ended after %s", d)
+				}
+				if got := statusOf(r.now(t)); got.Status != Reconciling {
+					t.Errorf("status %+v", got)
+				}
+			})
+		})
 	}
 }
 

@@ -54,6 +54,9 @@ func Run(ctx context.Context, c Config) error {
 	informer := informers.ForResource(install.OperatorResource).Informer()
 	q := workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[string](time.Second, time.Minute))
 	add := func(obj any) {
+		if u, ok := obj.(*unstructured.Unstructured); ok {
+			r.flight.seen(u)
+		}
 		if key, err := cache.MetaNamespaceKeyFunc(obj); err == nil {
 			q.Add(key)
 		}
@@ -103,6 +106,7 @@ func (r *reconciler) handle(ctx context.Context, key string) error {
 	}
 	u, err := r.get(ctx, namespace, name)
 	if apierrors.IsNotFound(err) {
+		r.flight.gone(key)
 		return nil
 	}
 	if err != nil {

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
+	"net"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -31,7 +33,7 @@ func translate(o IstioOperator) (install.Options, []objects.Problem) {
 	t := &translation{}
 	s, g := o.Spec, o.Spec.Values.Global
 	out := install.Options{
-		Owner:    install.Owner{Namespace: cmp.Or(o.Metadata.Namespace, "istio-system"), Name: o.Metadata.Name},
+		Owner:    install.Owner{Namespace: cmp.Or(o.Metadata.Namespace, "istio-system"), Name: cmp.Or(o.Metadata.Name, unnamed(s.Revision))},
 		Profile:  cmp.Or(s.Profile, "default"),
 		Revision: cmp.Or(s.Revision, "default"),
 		Hub:      cmp.Or(s.Hub, g.Hub), Tag: cmp.Or(s.Tag, g.Tag),
@@ -42,9 +44,6 @@ func translate(o IstioOperator) (install.Options, []objects.Problem) {
 		TrustDomain:        s.MeshConfig.TrustDomain,
 		AccessLogFile:      s.MeshConfig.AccessLogFile,
 		DiscoveryAddress:   s.MeshConfig.DefaultConfig.DiscoveryAddress,
-	}
-	if o.Metadata.Name == "" {
-		t.refuse("metadata.name", "is missing", "give the object a name")
 	}
 	if !slices.Contains(install.Profiles(), out.Profile) {
 		fix := "use one of " + strings.Join(install.Profiles(), ", ")
@@ -60,9 +59,88 @@ func translate(o IstioOperator) (install.Options, []objects.Problem) {
 		t.warn("spec.hub", out.Hub+" holds Istio's images, which are not this mesh's", "the images of this product are used, with its own tag")
 		out.Hub, out.Tag = "", ""
 	}
+	t.injectionPath("spec.values.istiodRemote.injectionPath", s.Values.IstiodRemote.InjectionPath, &out)
+	if out.Profile == "remote" {
+		t.remote(out)
+	}
 	t.meshConfig(s.MeshConfig, out.Namespace)
 	t.components(s.Components, &out)
+	t.elsewhere(s, out.Profile)
 	return out, t.problems
+}
+
+// unnamed is what an object of a file is called that has no name, as in Istio.
+func unnamed(revision string) string {
+	if revision == "" {
+		return "installed-state"
+	}
+	return "installed-state-" + revision
+}
+
+// injectionPath takes from the path of a remote cluster's injector what that says of the cluster.
+func (t *translation) injectionPath(at, path string, out *install.Options) {
+	if path == "" {
+		return
+	}
+	if out.Profile != "remote" {
+		t.warn(at, "has no effect with profile "+out.Profile, "it is for profile remote")
+		return
+	}
+	parts := strings.Split(strings.TrimPrefix(path, "/"), "/")
+	if len(parts)%2 == 0 || parts[0] != "inject" {
+		t.refuse(at, fmt.Sprintf("%q is no path of an injector", path), "write /inject/cluster/NAME/net/NETWORK")
+		return
+	}
+	for i := 1; i < len(parts); i += 2 {
+		field, from := &out.ClusterID, "spec.values.global.multiCluster.clusterName"
+		switch parts[i] {
+		case "cluster":
+		case "net":
+			field, from = &out.Network, "spec.values.global.network"
+		default:
+			t.refuse(at, fmt.Sprintf("%q in %s is not known", parts[i], path), "write /inject/cluster/NAME/net/NETWORK")
+			continue
+		}
+		value := strings.ReplaceAll(parts[i+1], "--slash--", "/")
+		if *field != "" && *field != value {
+			t.refuse(at, fmt.Sprintf("says %q, and %s %q", value, from, *field), "say it once")
+			continue
+		}
+		*field = value
+	}
+}
+
+// remote checks what a cluster without a control plane has to say of itself.
+func (t *translation) remote(o install.Options) {
+	const at = "spec.values.global."
+	if net.ParseIP(o.RemotePilotAddress) == nil {
+		t.refuse(at+"remotePilotAddress", fmt.Sprintf("%q is not an IP address", o.RemotePilotAddress), "give that of the primary's east-west gateway")
+	}
+	if o.ClusterID == "" {
+		t.warn(at+"multiCluster.clusterName", "is not set, so the cluster is "+o.Default().ClusterID+" to its primary", "say the name that its remote secret has")
+	}
+}
+
+// elsewhere warns of settings that only a control plane obeys, where the profile installs none, and the other way round.
+func (t *translation) elsewhere(s Spec, profile string) {
+	if profile != "remote" && s.Values.Global.RemotePilotAddress != "" {
+		t.warn("spec.values.global.remotePilotAddress", "has no effect with profile "+profile, "it is for profile remote")
+	}
+	if profile != "remote" && profile != "empty" {
+		return
+	}
+	for _, x := range []struct {
+		field string
+		set   bool
+	}{
+		{"meshConfig.accessLogFile", s.MeshConfig.AccessLogFile != nil},
+		{"components.pilot.k8s", !reflect.ValueOf(s.Components.Pilot.K8s).IsZero()},
+		{"components.pilot.enabled", s.Components.Pilot.Enabled != nil && *s.Components.Pilot.Enabled},
+	} {
+		if x.set {
+			t.warn("spec."+x.field, fmt.Sprintf("has no effect with profile %s: it installs no control plane", profile), "say it where the control plane is installed")
+		}
+	}
 }
 
 // istiosOwn tells whether a registry is one that Istio's releases are pulled from.

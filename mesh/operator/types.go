@@ -159,7 +159,20 @@ type ResourceMetric struct {
 
 // Values are what is honoured of the charts' values.
 type Values struct {
-	Global Global `json:"global,omitzero"`
+	Global       Global                   `json:"global,omitzero"`
+	IstiodRemote IstiodRemote             `json:"istiodRemote,omitzero"`
+	Gateways     map[string]GatewayValues `json:"gateways,omitempty"`
+}
+
+// IstiodRemote are values of a cluster without a control plane of its own.
+type IstiodRemote struct {
+	// InjectionPath names cluster and network where global does not, as in Istio's guides: /inject/cluster/NAME/net/NETWORK.
+	InjectionPath string `json:"injectionPath,omitempty"`
+}
+
+// GatewayValues are values of one gateway, by its name.
+type GatewayValues struct {
+	InjectionTemplate string `json:"injectionTemplate,omitempty" mesh:"ignored: a gateway's pods are made whole, not injected"`
 }
 
 // Global are values of all charts.
@@ -171,6 +184,7 @@ type Global struct {
 	IstioNamespace     string       `json:"istioNamespace,omitempty"`
 	Hub                string       `json:"hub,omitempty"`
 	Tag                string       `json:"tag,omitempty"`
+	ExternalIstiod     *bool        `json:"externalIstiod,omitempty" mesh:"ignored: a control plane serves other clusters wherever it is exposed to them"`
 }
 
 // MultiCluster names the cluster in its mesh.

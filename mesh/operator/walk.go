@@ -144,8 +144,8 @@ func (w *walker) unknown(k *yaml.Node, t reflect.Type, path string, known map[st
 		theirs = (&meshconfig.MeshConfig{}).ProtoReflect().Descriptor()
 	case reflect.TypeFor[ProxyConfig]():
 		theirs = (&meshconfig.ProxyConfig{}).ProtoReflect().Descriptor()
-	case reflect.TypeFor[Values](), reflect.TypeFor[Global]():
-		w.err(k, path, "is not supported", "leave it out, or use spec.components; of the values only global.meshID, network, multiCluster.clusterName, remotePilotAddress, istioNamespace, hub and tag are honoured")
+	case reflect.TypeFor[Values](), reflect.TypeFor[Global](), reflect.TypeFor[IstiodRemote](), reflect.TypeFor[GatewayValues]():
+		w.err(k, path, "is not supported", "leave it out, or use spec.components; of the values only istiodRemote.injectionPath and global.meshID, network, multiCluster.clusterName, remotePilotAddress, istioNamespace, hub and tag are honoured")
 		return
 	}
 	if theirs != nil {

@@ -115,7 +115,7 @@ func (e *Env) installMeshes(ctx context.Context, progress clusters.Progress) err
 		return err
 	}
 	if e.Spec.Mesh.Deferred && driver.Name() != "none" {
-		progress(clusters.Event{Phase: phaseMesh, Detail: driver.Name() + ": left to the scenario", Done: true})
+		progress(clusters.Event{Phase: phaseMesh, Detail: driver.Name() + ": left to whoever uses the lab (deferred)", Done: true})
 		for _, s := range e.Sites {
 			s.Mesh = noMesh{}
 		}

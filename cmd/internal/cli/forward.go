@@ -30,11 +30,12 @@ interrupted. A target is
   api                       the API server
   gateway                   the ingress gateway, its port 80
   SERVICE.NAMESPACE         a Service, its first port
-  SERVICE.NAMESPACE:PORT    a Service, that port`,
-		Example: "  meshproof forward gateway\n  meshproof forward api productpage.bookinfo:9080",
+  SERVICE.NAMESPACE:PORT    a Service, that port
+  NODE:PORT                 a node, as for a Service of type NodePort; by name or address`,
+		Example: "  meshproof forward gateway\n  meshproof forward api productpage.bookinfo:9080\n  meshproof forward east-1:31080 east-2:31080",
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
-				return usage("%s: give a target: api, gateway or SERVICE.NAMESPACE[:PORT]", cmd.CommandPath())
+				return usage("%s: give a target: api, gateway, SERVICE.NAMESPACE[:PORT] or NODE:PORT", cmd.CommandPath())
 			}
 			return nil
 		},
@@ -78,6 +79,7 @@ func pickCluster(l clusters.Lab, name string) (clusters.Cluster, error) {
 type forwardTarget struct {
 	text               string
 	service, namespace string // empty: the API server
+	node               string // name or address, in place of a Service
 	port               int32  // 0: the first
 }
 
@@ -89,11 +91,16 @@ func parseTarget(text string) (forwardTarget, error) {
 		return forwardTarget{text: text, service: "istio-ingressgateway", namespace: "istio-system", port: 80}, nil
 	}
 	host, port, hasPort := strings.Cut(text, ":")
+	t := forwardTarget{text: text}
 	service, namespace, ok := strings.Cut(host, ".")
 	namespace, _, _ = strings.Cut(namespace, ".") // SERVICE.NAMESPACE.svc.cluster.local means the same
-	t := forwardTarget{text: text, service: service, namespace: namespace}
-	if !ok || service == "" || namespace == "" {
-		return t, usage("%q is not a target; write api, gateway or SERVICE.NAMESPACE[:PORT], as in productpage.bookinfo:9080", text)
+	switch {
+	case hasPort && host != "" && (!ok || net.ParseIP(host) != nil):
+		t.node = host
+	case !ok || service == "" || namespace == "":
+		return t, usage("%q is not a target; write api, gateway, SERVICE.NAMESPACE[:PORT], as in productpage.bookinfo:9080, or NODE:PORT", text)
+	default:
+		t.service, t.namespace = service, namespace
 	}
 	if hasPort {
 		n, err := strconv.ParseUint(port, 10, 16)
@@ -126,7 +133,7 @@ func (a *app) forward(ctx context.Context, cl clusters.Cluster, targets []forwar
 		}
 		open = append(open, stop)
 		scheme := "http"
-		if t.service == "" {
+		if t.text == "api" {
 			scheme = "https"
 		}
 		fmt.Fprintf(a.Out, "%-40s %s://%s\n", t.text, scheme, local)
@@ -146,7 +153,7 @@ func address(ctx context.Context, cl clusters.Cluster, t forwardTarget) (string,
 	if len(ips) == 0 {
 		return "", errors.New("the cluster has no node address")
 	}
-	if t.service == "" {
+	if t.text == "api" {
 		u, err := url.Parse(cfg.Host)
 		if err != nil {
 			return "", fmt.Errorf("API server %q: %w", cfg.Host, err)
@@ -160,6 +167,10 @@ func address(ctx context.Context, cl clusters.Cluster, t forwardTarget) (string,
 	k, err := kubernetes.NewForConfig(cfg)
 	if err != nil {
 		return "", err
+	}
+	if t.node != "" {
+		ip, err := nodeAddress(ctx, k, t.node)
+		return net.JoinHostPort(ip, strconv.Itoa(int(t.port))), err
 	}
 	s, err := k.CoreV1().Services(t.namespace).Get(ctx, t.service, metav1.GetOptions{})
 	if err != nil {
@@ -177,6 +188,24 @@ func address(ctx context.Context, cl clusters.Cluster, t forwardTarget) (string,
 		return net.JoinHostPort(ips[0], strconv.Itoa(int(p.NodePort))), nil
 	}
 	return endpoint(ctx, k, s, p)
+}
+
+// nodeAddress is the address of the node of that name or address.
+func nodeAddress(ctx context.Context, k kubernetes.Interface, node string) (string, error) {
+	nodes, err := k.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return "", err
+	}
+	var names []string
+	for _, n := range nodes.Items {
+		for _, a := range n.Status.Addresses {
+			if a.Type == corev1.NodeInternalIP && (n.Name == node || a.Address == node) {
+				return a.Address, nil
+			}
+		}
+		names = append(names, n.Name)
+	}
+	return "", fmt.Errorf("there is no node %s; there are %s", node, strings.Join(names, ", "))
 }
 
 func portList(ports []corev1.ServicePort) string {

@@ -21,8 +21,8 @@ func (a *app) kubectlCommand() *cobra.Command {
 		Short: "Run kubectl on a cluster of a lab",
 		Long: `Kubectl runs the kubectl that was built with the lab's own Kubernetes on a cluster of the lab, and
 ends with its exit code. This verb's own flags come first; from the first word that is none of them,
-all is kubectl's.`,
-		Example:            "  meshproof kubectl get pods -A\n  meshproof kubectl --in east -n bookinfo logs deploy/reviews-v1 -c reviews",
+all is kubectl's. Without --in, each cluster of the lab is a context of its name, the first the current one.`,
+		Example:            "  meshproof kubectl get pods -A\n  meshproof kubectl --in east -n bookinfo logs deploy/reviews-v1 -c reviews\n  meshproof kubectl get pods -A --context east",
 		DisableFlagParsing: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			own, args := ownFlags(cmd, args)
@@ -43,15 +43,22 @@ all is kubectl's.`,
 			if err != nil {
 				return err
 			}
-			cl, err := pickCluster(l, cluster)
-			if err != nil {
-				return err
-			}
 			path, err := a.kubectl(cmd.Context(), provider)
 			if err != nil {
 				return failed(err)
 			}
-			return a.execute(cmd.Context(), path, append([]string{"--kubeconfig", cl.Kubeconfig()}, args...))
+			if cluster != "" {
+				cl, err := pickCluster(l, cluster)
+				if err != nil {
+					return err
+				}
+				return a.execute(cmd.Context(), path, append([]string{"--kubeconfig", cl.Kubeconfig()}, args...))
+			}
+			var all []string
+			for _, cl := range l.Clusters() {
+				all = append(all, cl.Kubeconfig())
+			}
+			return a.execute(cmd.Context(), path, args, "KUBECONFIG="+strings.Join(all, string(filepath.ListSeparator)))
 		},
 	}
 	c.Flags().StringVar(&labName, "lab", "", "lab to work on; the only one that is up if not given")
@@ -100,8 +107,9 @@ func (a *app) kubectl(ctx context.Context, provider clusters.Provider) (string, 
 }
 
 // execute runs a program on our streams; its exit code becomes ours.
-func (a *app) execute(ctx context.Context, path string, args []string) error {
+func (a *app) execute(ctx context.Context, path string, args []string, env ...string) error {
 	cmd := exec.CommandContext(ctx, path, args...)
+	cmd.Env = append(cmd.Environ(), env...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = a.In, a.Out, a.Err
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = 10 * time.Second

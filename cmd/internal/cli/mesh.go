@@ -18,6 +18,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/meshproof/meshproof/cmd/internal/version"
+	"github.com/meshproof/meshproof/mesh/install"
 	"github.com/meshproof/meshproof/mesh/model"
 	"github.com/meshproof/meshproof/mesh/status"
 	"github.com/meshproof/meshproof/scenarios/env"
@@ -44,27 +45,29 @@ func (a *app) meshCommand() *cobra.Command {
 	p.StringVar(&f.lab, "lab", "", "lab to work on; the only one that is up if not given")
 	p.StringVar(&f.cluster, "in", "", "cluster of the lab; its first if not given")
 	p.StringVar(&f.kubeconfig, "kubeconfig", "", "kubeconfig of a cluster, instead of a lab")
-	p.StringVar(&f.context, "context", "", "context of the kubeconfig")
+	p.StringVar(&f.context, "context", "", "context of the kubeconfig; without one the same as --in, since a lab's contexts are its clusters")
 	p.DurationVar(&f.timeout, "request-timeout", 30*time.Second, "how long a request to an API server may take; 0 is no limit")
 	c.PersistentPreRunE = func(*cobra.Command, []string) error { return f.check(a.Env("KUBECONFIG")) }
 	_ = c.RegisterFlagCompletionFunc("lab", a.completeLabs)
 	_ = c.MarkPersistentFlagFilename("kubeconfig")
 	c.AddCommand(a.meshInstall(&f), a.meshUninstall(&f), a.meshOperator(&f), a.meshTag(&f), a.meshVersion(&f), a.proxyStatus(&f), a.proxyConfig(&f),
-		a.meshCerts(&f), a.createRemoteSecret(&f), a.remoteClusters(&f))
+		a.meshAnalyze(&f), a.meshCerts(&f), a.createRemoteSecret(&f), a.remoteClusters(&f))
 	return c
 }
 
-// check refuses flags that would not be looked at.
+// check refuses flags that would not be looked at. Istio's guides choose a cluster by its context: of a lab, that is the cluster.
 func (f *meshFlags) check(kubeconfig string) error {
+	if f.context != "" && f.kubeconfig == "" && (f.lab != "" || kubeconfig == "") {
+		if f.cluster != "" && f.cluster != f.context {
+			return usage("--in and --context: each names another cluster; give one of the two")
+		}
+		f.cluster, f.context = f.context, ""
+	}
 	switch {
 	case f.timeout < 0:
 		return usage("--request-timeout: %s is less than nothing", f.timeout)
 	case f.lab != "" && f.kubeconfig != "":
 		return usage("--lab and --kubeconfig: give one of the two")
-	case f.lab != "" && f.context != "":
-		return usage("--context is of a kubeconfig; a cluster of the lab is chosen by --in")
-	case f.context != "" && f.kubeconfig == "" && kubeconfig == "":
-		return usage("--context: give --kubeconfig, or set KUBECONFIG")
 	case f.cluster != "" && f.kubeconfig != "":
 		return usage("--in names a cluster of a lab; one of the kubeconfig is chosen by --context")
 	case f.cluster != "" && f.lab == "" && kubeconfig != "":
@@ -116,10 +119,33 @@ func (a *app) client(ctx context.Context, f *meshFlags) (*workload.Client, error
 	return c, failed(err)
 }
 
-// errNoControlPlane says that no control plane of the clusters is ready.
-var errNoControlPlane = fmt.Errorf("no ready pods in %s; install a mesh with: meshproof mesh install", env.MeshNamespace)
+// noControlPlaneError says that no control plane of the clusters is ready.
+type noControlPlaneError struct {
+	primary string // where that of another cluster is, which serves these
+}
 
-// controlPlanes asks every control plane of the clusters that is ready, through port-forwards. Without any it is errNoControlPlane.
+func (e *noControlPlaneError) Error() string {
+	if e.primary != "" {
+		return fmt.Sprintf("no control plane runs here: that of another cluster serves this one, at %s; ask there", e.primary)
+	}
+	return fmt.Sprintf("no ready pods in %s; install a mesh with: meshproof mesh install", env.MeshNamespace)
+}
+
+// noControlPlane finds out why there is none.
+func noControlPlane(ctx context.Context, in []*workload.Client) error {
+	for _, c := range in {
+		primary, err := install.Primary(ctx, c.Config())
+		if err != nil {
+			return fmt.Errorf("control planes: %w", err)
+		}
+		if primary != "" {
+			return &noControlPlaneError{primary: primary}
+		}
+	}
+	return &noControlPlaneError{}
+}
+
+// controlPlanes asks every control plane of the clusters that is ready, through port-forwards. Without any it is a noControlPlaneError.
 func controlPlanes(ctx context.Context, in []*workload.Client, ask func(base, pod, revision string) error) error {
 	asked := 0
 	for _, c := range in {
@@ -143,7 +169,7 @@ func controlPlanes(ctx context.Context, in []*workload.Client, ask func(base, po
 		}
 	}
 	if asked == 0 {
-		return failed(errNoControlPlane)
+		return failed(noControlPlane(ctx, in))
 	}
 	return nil
 }
@@ -193,8 +219,8 @@ func (a *app) meshVersion(f *meshFlags) *cobra.Command {
 				}
 				return err
 			})
-			none := errors.Is(err, errNoControlPlane)
-			if err != nil && !none {
+			var none *noControlPlaneError
+			if err != nil && !errors.As(err, &none) {
 				return err
 			}
 			for ver, n := range proxies {
@@ -203,8 +229,8 @@ func (a *app) meshVersion(f *meshFlags) *cobra.Command {
 			slices.SortFunc(v.DataPlane, func(x, y componentCount) int { return strings.Compare(x.Version, y.Version) })
 			return a.print(v, func(w io.Writer) error {
 				_, err := fmt.Fprintf(w, "client version: %s\n", v.Client)
-				if none {
-					fmt.Fprintln(w, errNoControlPlane)
+				if none != nil {
+					fmt.Fprintln(w, none)
 					return err
 				}
 				for _, p := range v.ControlPlane {

@@ -56,9 +56,6 @@ func (a *app) holder(ctx context.Context, f *meshFlags, namespace, pod string) (
 	if err != nil {
 		return nil, err
 	}
-	if len(list) == 1 {
-		return list[0], nil
-	}
 	for _, c := range list {
 		_, err := c.Typed.CoreV1().Pods(namespace).Get(ctx, pod, metav1.GetOptions{})
 		if err == nil {
@@ -68,7 +65,7 @@ func (a *app) holder(ctx context.Context, f *meshFlags, namespace, pod string) (
 			return nil, failed(err)
 		}
 	}
-	return nil, usage("no cluster of the lab has a pod %s in namespace %s", pod, namespace)
+	return nil, usage("there is no pod %s in namespace %s; write POD.NAMESPACE, as proxy-status lists them", pod, namespace)
 }
 
 func (a *app) createRemoteSecret(f *meshFlags) *cobra.Command {

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 	"k8s.io/client-go/rest"
 
+	"github.com/meshproof/meshproof/clusters"
 	"github.com/meshproof/meshproof/cmd/internal/version"
 	"github.com/meshproof/meshproof/mesh/install"
 	"github.com/meshproof/meshproof/mesh/objects"
@@ -21,8 +22,12 @@ import (
 	"github.com/meshproof/meshproof/scenarios/lab"
 )
 
-// installBudget bounds what install and uninstall wait for.
-const installBudget = 3 * time.Minute
+const (
+	// installBudget bounds what install and uninstall wait for.
+	installBudget = 3 * time.Minute
+	// primaryPatience is for a primary that has its remote secret already; one that gets it later need not be waited for.
+	primaryPatience = 10 * time.Second
+)
 
 // revisionFlag adds --revision.
 func revisionFlag(c *cobra.Command, revision *string) {
@@ -113,23 +118,38 @@ func (a *app) installWithImages(d install.Driver, ctx context.Context, cfg *rest
 	if err := a.loadMeshImages(ctx, cfg, o.Tag); err != nil {
 		return err
 	}
+	o.Patience = primaryPatience
 	return d.Install(ctx, cfg, o)
 }
 
-// loadMeshImages puts the images of the mesh onto the nodes, if cfg leads to a cluster of a lab of ours and there is a build of
-// that tag: a lab that was made without a mesh has none. Other clusters pull theirs.
+// loadMeshImages puts the images of the mesh onto the nodes, if cfg leads to a cluster of a lab of ours: a lab that was made without
+// a mesh has none, and pulls none. Other clusters pull theirs.
 func (a *app) loadMeshImages(ctx context.Context, cfg *rest.Config, tag string) error {
+	c, err := a.ours(ctx, cfg)
+	if c == nil {
+		return err
+	}
 	bin, ok := env.BuildFolder(filepath.Dir(a.Self), version.Version, tag)
 	if !ok {
-		return nil
+		return usage("tag %q: there is no build of meshd and meshproxy with it, and a lab pulls no images; leave the tag out, or build them into %s and say %s-NAME\nnothing was installed",
+			tag, filepath.Join(filepath.Dir(a.Self), "NAME"), version.Version)
 	}
-	provider, err := a.newProvider(a.provider)
+	archives, err := env.Archives(ctx, bin, a.cache(), tag, []string{"meshd", "meshproxy"})
 	if err != nil {
 		return err
+	}
+	return c.LoadImages(ctx, archives...)
+}
+
+// ours is the cluster of a lab that cfg leads to; nil for any other.
+func (a *app) ours(ctx context.Context, cfg *rest.Config) (clusters.Cluster, error) {
+	provider, err := a.newProvider(a.provider)
+	if err != nil {
+		return nil, err
 	}
 	labs, err := provider.List(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, s := range labs {
 		l, err := provider.Open(ctx, s.Lab)
@@ -137,17 +157,12 @@ func (a *app) loadMeshImages(ctx context.Context, cfg *rest.Config, tag string) 
 			continue // a broken lab is not where cfg leads
 		}
 		for _, c := range l.Clusters() {
-			if own, err := c.RESTConfig(); err != nil || own.Host != cfg.Host {
-				continue
+			if own, err := c.RESTConfig(); err == nil && own.Host == cfg.Host {
+				return c, nil
 			}
-			archives, err := env.Archives(ctx, bin, a.cache(), tag, []string{"meshd", "meshproxy"})
-			if err != nil {
-				return err
-			}
-			return c.LoadImages(ctx, archives...)
 		}
 	}
-	return nil
+	return nil, nil
 }
 
 func (a *app) meshUninstall(f *meshFlags) *cobra.Command {
@@ -201,6 +216,7 @@ func (a *app) onCluster(ctx context.Context, f *meshFlags, o install.Options, ch
 	defer cancel()
 	m := a.marks()
 	o.Progress = func(component, detail string) { fmt.Fprintf(a.Err, " %s %-16s %s\n", m.ok(), component, detail) }
+	o.Remark = func(component, detail string) { fmt.Fprintf(a.Err, " %s %-16s %s\n", m.warn(), component, detail) }
 	return failed(a.hint(change(ctx, cfg, o)))
 }
 

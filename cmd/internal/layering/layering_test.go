@@ -40,6 +40,7 @@ var rules = []rule{
 	{from: "fixtures", to: []string{"clusters", "loadgen", "mesh", "reports", "scenarios", "cmd"}, why: "fixtures are data and small apps"},
 	{from: "mesh/identity", to: []string{"mesh/objects", "mesh/model", "mesh/xds", "mesh/proxy", "k8s.io"}, why: "identity is a leaf"},
 	{from: "mesh/model", to: []string{"mesh/ingest", "mesh/translate", "mesh/xds", "mesh/proxy", "mesh/ca", "mesh/inject", "mesh/install", "mesh/operator", "mesh/multicluster", "mesh/status"}, why: "model imports objects and identity"},
+	{from: "mesh/analyze", to: []string{"mesh/ingest", "mesh/translate", "mesh/xds", "mesh/proxy"}, why: "analysis looks at objects alone"},
 	{from: "mesh/translate", to: []string{"mesh/ingest", "mesh/xds/server", "mesh/proxy", "mesh/ca", "mesh/inject", "mesh/install", "mesh/operator", "mesh/multicluster", "k8s.io/client-go"}, why: "translation is pure"},
 	{from: "mesh/proxy", to: []string{"mesh/objects", "mesh/model", "mesh/translate", "mesh/ingest", "mesh/ca", "mesh/inject", "mesh/install", "mesh/operator", "mesh/status", "mesh/xds/server", "k8s.io"}, why: "the data plane reads xDS only"},
 	{from: "mesh/proxy/conf", to: []string{"google.golang.org/protobuf", "github.com/envoyproxy"}, why: "runtime config holds no protos"},
