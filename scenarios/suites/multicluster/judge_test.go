@@ -332,6 +332,14 @@ func TestBounds(t *testing.T) {
 		if need := pl.callTimeout * time.Duration(pl.errors); pl.failoverWithin <= need {
 			t.Errorf("%s: errors in a row alone take %s", p, need)
 		}
+		const rto = 250 * time.Millisecond // at least 200 ms and the round trip, acknowledgements that wait included
+		again := rto
+		for again < pl.cut {
+			again = 2*again + rto
+		}
+		if pl.callTimeout+pl.baseEjection <= again {
+			t.Errorf("%s: hosts return before their connections, which may try again %s after the cut", p, again)
+		}
 	}
 }
 

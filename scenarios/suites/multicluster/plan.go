@@ -45,6 +45,9 @@ type plan struct {
 
 	errors       int           // gateway errors in a row after which a host is ejected
 	interval     time.Duration // of the sweep that lets hosts return
+	// baseEjection is longer than connections take to come back after the cut. TCP sends again what a cut holds up in intervals that
+	// double (RFC 6298 section 5.5): with a first one of up to 250 ms, 7.75 s after the cut and then 15.75 s. A host that returns
+	// before its connections do gets requests that time out, and is out again for twice as long.
 	baseEjection time.Duration
 	// callTimeout is of a try to call what stands in both clusters. It is not the route's timeout: that caps the grpc-timeout of
 	// callers too, which then ends the call first, and outlier detection does not hear of it.
@@ -57,7 +60,7 @@ func newPlan(p lab.Profile) plan {
 	pl := plan{
 		shopRate: 20, sessions: 20, remoteRate: 8, newRate: 20,
 		calm: 10 * time.Second, newFor: 6 * time.Second, cut: 10 * time.Second, lost: 8 * time.Second,
-		errors: 3, interval: time.Second, baseEjection: 12 * time.Second, callTimeout: 700 * time.Millisecond,
+		errors: 3, interval: time.Second, baseEjection: 16 * time.Second, callTimeout: 700 * time.Millisecond,
 		newWithin: 5 * time.Second, failoverWithin: 6 * time.Second,
 	}
 	switch p {
@@ -72,7 +75,7 @@ func newPlan(p lab.Profile) plan {
 }
 
 const (
-	returnSlack  = 3 * time.Second        // for connections to come back after a cut
+	returnSlack  = time.Second            // for the first pages after the return
 	loadHeadroom = 60 * time.Second       // of load beyond what the spans need, for a control plane that is slow to go
 	pageTimeout  = 5 * time.Second        // of a shopper's patience
 	agentTimeout = 2 * time.Second        // of a request from the second cluster
