@@ -194,8 +194,12 @@ func serve(ts *testscript.TestScript, neg bool, args []string) {
 
 // get URL TEXT waits until a GET of the URL is answered with 200 and a text that contains TEXT.
 func get(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) != 2 {
-		ts.Fatalf("usage: get URL TEXT")
+	if neg || len(args) < 2 || len(args) > 3 {
+		ts.Fatalf("usage: get URL TEXT [STATUS]")
+	}
+	status := "200"
+	if len(args) == 3 {
+		status = args[2]
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), liveBudget)
 	defer cancel()
@@ -204,12 +208,12 @@ func get(ts *testscript.TestScript, neg bool, args []string) {
 	defer tick.Stop()
 	for {
 		seen := ask(ctx, client, args[0])
-		if strings.HasPrefix(seen, "200 ") && strings.Contains(seen, args[1]) {
+		if strings.HasPrefix(seen, status+" ") && strings.Contains(seen, args[1]) {
 			return
 		}
 		select {
 		case <-ctx.Done():
-			ts.Fatalf("GET %s: %s; want 200 and %q within %s", args[0], seen, args[1], liveBudget)
+			ts.Fatalf("GET %s: %s; want %s and %q within %s", args[0], seen, status, args[1], liveBudget)
 		case <-tick.C:
 		}
 	}

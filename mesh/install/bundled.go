@@ -74,6 +74,11 @@ func (Bundled) Install(ctx context.Context, cfg *rest.Config, opts Options) erro
 		}
 		objs = append(controlPlane(o), ns)
 	}
+	if o.Profile != "empty" {
+		if err := c.remarkNetwork(ctx, o); err != nil {
+			return fmt.Errorf("install: %w", err)
+		}
+	}
 	if err := c.applyAll(ctx, objs); err != nil {
 		return fmt.Errorf("install istiod: %w", err)
 	}

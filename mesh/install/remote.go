@@ -78,6 +78,21 @@ func (c *client) controlledBy(ctx context.Context, namespace string) (string, er
 	return ns.Annotations[multicluster.ControlledAnnotation], nil
 }
 
+// remarkNetwork tells whoever gave the mesh's namespace another network than this installation has.
+func (c *client) remarkNetwork(ctx context.Context, o Options) error {
+	ns, err := c.core.Namespaces().Get(ctx, o.Namespace, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("namespace %s: %w", o.Namespace, err)
+	}
+	if was := ns.Labels[networkLabel]; was != "" && o.Network != "" && was != o.Network {
+		o.Remark("network", fmt.Sprintf("namespace %s was labelled %s=%s; it is %s now, as the installation says", o.Namespace, networkLabel, was, o.Network))
+	}
+	return nil
+}
+
 // remote lists the objects of a cluster without a control plane: a Service that leads to the primary's, the injector, and rights
 // for the primary.
 func remote(o Options) []runtime.Object {

@@ -61,7 +61,73 @@ func TestTakenIn(t *testing.T) {
 	}
 }
 
-var _ = admissionv1.GroupName
+// Whoever sets a tag hears what is waited for, unless the control plane does its part at once.
+func TestTagWaits(t *testing.T) {
+	o := Options{Revision: "1-20-1"}.Default()
+	bare, signed := injector(o), injector(o)
+	for i := range signed.Webhooks {
+		signed.Webhooks[i].ClientConfig.CABundle = []byte("root")
+	}
+	for _, test := range []struct {
+		name   string
+		hook   *admissionv1.MutatingWebhookConfiguration
+		budget time.Duration
+		said   int
+		failed bool
+		after  time.Duration
+	}{
+		{name: "at once", hook: signed, budget: time.Minute},
+		{name: "no control plane", hook: bare, budget: time.Minute, said: 1, failed: true, after: time.Minute},
+		{name: "interrupted", hook: bare, budget: time.Second, failed: true, after: time.Second},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := &client{dyn: fake.NewSimpleDynamicClient(scheme.Scheme, test.hook)}
+				o, said := o, 0
+				o.Remark = func(string, string) { said++ }
+				ctx, cancel := context.WithTimeout(t.Context(), test.budget)
+				defer cancel()
+				start := time.Now()
+				err := c.taggedBy(ctx, o, test.hook.Name)
+				if (err != nil) != test.failed || said != test.said || time.Since(start) != test.after {
+					t.Errorf("error %v, %d remarks, after %s", err, said, time.Since(start))
+				}
+			})
+		})
+	}
+}
+
+// A network that people gave the mesh's namespace is not replaced in silence.
+func TestRemarkNetwork(t *testing.T) {
+	for _, test := range []struct {
+		name           string
+		label, network string
+		said           int
+	}{
+		{name: "as people said", label: "network1", network: "network1"},
+		{name: "none given", label: "network2"},
+		{name: "none there", network: "network1"},
+		{name: "another", label: "network2", network: "network1", said: 1},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "istio-system", Labels: map[string]string{networkLabel: test.label}}}
+			said := 0
+			o := Options{Network: test.network, Remark: func(string, string) { said++ }}.Default()
+			for _, there := range [][]runtime.Object{nil, {ns}} { // at first there is no namespace
+				if said != 0 {
+					t.Errorf("%d remarks without a namespace", said)
+				}
+				c := &client{core: kubefake.NewClientset(there...).CoreV1()}
+				if err := c.remarkNetwork(t.Context(), o); err != nil {
+					t.Error(err)
+				}
+			}
+			if said != test.said {
+				t.Errorf("%d remarks, want %d", said, test.said)
+			}
+		})
+	}
+}
 
 // Of a cluster that another's control plane serves, nobody here knows which proxies are connected.
 func TestUsersOfARemoteCluster(t *testing.T) {

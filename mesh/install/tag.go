@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -65,7 +66,22 @@ func SetTag(ctx context.Context, cfg *rest.Config, opts Options, tag string, ove
 	if err := c.applyTyped(ctx, &admissionv1.MutatingWebhookConfiguration{ObjectMeta: m, Webhooks: injectorHooks(o, tag)}); err != nil {
 		return err
 	}
-	return c.until(ctx, webhookResource, "", m.Name, "trusted (caBundle set by istiod)", trusted)
+	return c.taggedBy(ctx, o, m.Name)
+}
+
+// tellAfter is how long a wait may take that nobody is told of.
+const tellAfter = 2 * time.Second
+
+// taggedBy waits until the control plane of o's revision has made the webhook of a tag trusted, and says so if that takes long.
+func (c *client) taggedBy(ctx context.Context, o Options, webhook string) error {
+	const what = "trusted (caBundle set by istiod)"
+	brief, cancel := context.WithTimeout(ctx, tellAfter)
+	defer cancel()
+	if err := c.until(brief, webhookResource, "", webhook, what, trusted); err == nil || brief.Err() == nil || ctx.Err() != nil {
+		return err
+	}
+	o.Remark("tag", fmt.Sprintf("waiting for %s in %s, the control plane of revision %s, to make it trusted", istiod(o), o.Namespace, o.Revision))
+	return c.until(ctx, webhookResource, "", webhook, what, trusted)
 }
 
 // Tags lists the tags there are, by name.

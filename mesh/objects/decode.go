@@ -303,7 +303,7 @@ func unknownFix(name string, m, top protoreflect.MessageDescriptor) string {
 	for i := range m.Fields().Len() {
 		names = append(names, m.Fields().Get(i).JSONName())
 	}
-	if n := Nearest(name, names); n != "" && (len(where) == 0 || distance(name, n) == 1) {
+	if n := Nearest(name, names); n != "" && (len(where) == 0 || distance(name, n) == 1 || strings.HasPrefix(n, name)) {
 		return fmt.Sprintf("did you mean %q?", n)
 	}
 	if len(where) > 0 {

@@ -15,6 +15,8 @@ var (
 		"hosts", "gateways", "exportTo",
 		"http.name", "http.match.**", "http.route.destination.**", "http.route.weight", "http.route.headers.**",
 		"http.redirect.**", "http.directResponse.**", "http.rewrite.**", "http.timeout", "http.headers.**",
+		"http.fault.delay.fixedDelay", "http.fault.delay.percentage.value", "http.fault.delay.percent",
+		"http.fault.abort.httpStatus", "http.fault.abort.grpcStatus", "http.fault.abort.percentage.value",
 		"http.retries.attempts", "http.retries.perTryTimeout", "http.retries.retryOn", "http.retries.retryIgnorePreviousHosts", "http.retries.backoff",
 		"tcp.match.port", "tcp.match.sourceLabels", "tcp.match.sourceNamespace", "tcp.match.gateways", "tcp.route.destination.**", "tcp.route.weight",
 		"tls.match.sniHosts", "tls.match.port", "tls.match.sourceLabels", "tls.match.sourceNamespace", "tls.match.gateways",

@@ -161,6 +161,9 @@ func (v *validator) httpRoute(at string, r *networkingv1alpha3.HTTPRoute) {
 	if len(r.Route) == 0 && (r.Redirect != nil || r.DirectResponse != nil) {
 		v.notForwarded(at, r)
 	}
+	if r.Fault != nil {
+		v.fault(at+".fault", r.Fault)
+	}
 	v.duration(at+".timeout", r.Timeout)
 	if t := r.Retries; t != nil {
 		if t.Attempts < 0 {
@@ -186,6 +189,9 @@ func (v *validator) httpRoute(at string, r *networkingv1alpha3.HTTPRoute) {
 func (v *validator) notForwarded(at string, r *networkingv1alpha3.HTTPRoute) {
 	if r.Rewrite != nil { // an error in Istio, too
 		v.err(at+".rewrite", "rewrite beside redirect or directResponse", "say in the redirect where to, or keep one")
+	}
+	if r.Fault != nil { // as well
+		v.err(at+".fault", "fault beside redirect or directResponse", "keep one")
 	}
 	for _, f := range []struct {
 		name string

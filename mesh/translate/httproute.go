@@ -13,6 +13,7 @@ import (
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	previoushostsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/retry/host/previous_hosts/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
+	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 	networking "istio.io/api/networking/v1alpha3"
@@ -70,6 +71,9 @@ func (o *outbound) httpRoute(vs *model.VirtualService, r *networking.HTTPRoute, 
 	h := headersOf(r.Headers)
 	out.RequestHeadersToAdd, out.RequestHeadersToRemove = h.requestAdd, h.requestRemove
 	out.ResponseHeadersToAdd, out.ResponseHeadersToRemove = h.responseAdd, h.responseRemove
+	if f := fault(r.Fault); f != nil {
+		out.TypedPerFilterConfig = map[string]*anypb.Any{faultFilterName: toAny(f)}
+	}
 	switch {
 	case r.Redirect != nil:
 		out.Action = redirect(r.Redirect, port, isTLS)

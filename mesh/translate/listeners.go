@@ -197,7 +197,7 @@ func connectionManager(m model.Mesh, statPrefix string) *hcmv3.HttpConnectionMan
 		GenerateRequestId:            wrapperspb.Bool(true),
 		UpgradeConfigs:               []*hcmv3.HttpConnectionManager_UpgradeConfig{{UpgradeType: "websocket"}},
 		AccessLog:                    accessLog(m),
-		HttpFilters:                  []*hcmv3.HttpFilter{routerFilter()},
+		HttpFilters:                  []*hcmv3.HttpFilter{faultFilter(), routerFilter()},
 		RequestIdExtension:           requestID(),
 		ForwardClientCertDetails:     hcmv3.HttpConnectionManager_SANITIZE,
 		ServerHeaderTransformation:   hcmv3.HttpConnectionManager_OVERWRITE,

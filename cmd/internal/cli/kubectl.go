@@ -21,7 +21,7 @@ func (a *app) kubectlCommand() *cobra.Command {
 		Short: "Run kubectl on a cluster of a lab",
 		Long: `Kubectl runs the kubectl that was built with the lab's own Kubernetes on a cluster of the lab, and
 ends with its exit code. This verb's own flags come first; from the first word that is none of them,
-all is kubectl's. Without --in, each cluster of the lab is a context of its name, the first the current one.`,
+or from --, all is kubectl's. Without --in, each cluster of the lab is a context of its name, the first the current one.`,
 		Example:            "  meshproof kubectl get pods -A\n  meshproof kubectl --in east -n bookinfo logs deploy/reviews-v1 -c reviews\n  meshproof kubectl get pods -A --context east",
 		DisableFlagParsing: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -73,6 +73,8 @@ func ownFlags(cmd *cobra.Command, args []string) (own, rest []string) {
 		word, isFlag := strings.CutPrefix(args[i], "--")
 		name, _, whole := strings.Cut(word, "=")
 		switch flag := cmd.Flags().Lookup(name); {
+		case args[i] == "--": // as minikube has it
+			return args[:i], args[i+1:]
 		case args[i] == "-h":
 		case !isFlag || flag == nil:
 			return args[:i], args[i:]

@@ -114,6 +114,7 @@ type HTTP struct {
 	HTTP10            bool
 	DefaultHost       []byte // for HTTP/1.0 without a Host
 	Upgrades          []string
+	Faults            bool // the fault filter is in the chain, so that routes' faults count
 	Codec             Codec
 	HTTP2             HTTP2
 	UnderscoreHeaders Underscores

@@ -56,6 +56,7 @@ type Route struct {
 	Name     string
 	Match    RouteMatch
 	Headers  HeaderOps
+	Fault    *Fault // for connection managers with the filter; nil for none
 	Forward  *Forward
 	Redirect *Redirect
 	Direct   *Direct

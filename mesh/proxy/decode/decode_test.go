@@ -37,21 +37,21 @@ func TestRefusedByName(t *testing.T) {
 		return err
 	}
 	for want, err := range map[string]error{
-		"request_mirror_policies is not supported":     route(`{"match":{"prefix":"/"},"route":{"cluster":"c","requestMirrorPolicies":[{"cluster":"d"}]}}`),
-		"typed_per_filter_config is not supported":     route(`{"match":{"prefix":"/"},"route":{"cluster":"c"},"typedPerFilterConfig":{"x":{"@type":"type.googleapis.com/google.protobuf.Duration","value":"1s"}}}`),
-		"dynamic_metadata is not supported":            route(`{"match":{"prefix":"/","dynamicMetadata":[{"filter":"f"}]},"route":{"cluster":"c"}}`),
-		"regex \"(\"":                                  route(`{"match":{"safeRegex":{"regex":"("}},"route":{"cluster":"c"}}`),
-		"the weights add up to 0":                      route(`{"match":{"prefix":"/"},"route":{"weightedClusters":{"clusters":[{"name":"a","weight":0}]}}}`),
-		"command %FOO% is not supported":               route(`{"match":{"prefix":"/"},"route":{"cluster":"c"},"requestHeadersToAdd":[{"header":{"key":"a","value":"%FOO%"}}]}`),
-		"holds a control character":                    route(`{"match":{"prefix":"/"},"route":{"cluster":"c"},"requestHeadersToAdd":[{"header":{"key":"a","value":"x\r\nb: c"}}]}`),
-		"outlier_detection: monitors is not supported": cluster(`"outlierDetection":{"monitors":[{}]}`),
-		"priority HIGH is not supported":               cluster(`"circuitBreakers":{"thresholds":[{"priority":"HIGH"}]}`),
-		"retry_budget is not supported":                cluster(`"circuitBreakers":{"thresholds":[{"retryBudget":{}}]}`),
-		"health_checks is not supported":               cluster(`"healthChecks":[{"timeout":"1s"}]`),
-		"no filter chain":                              listener(`"trafficDirection":"OUTBOUND"`),
-		"api_listener is not supported":                listener(`"apiListener":{}`),
-		"no terminal filter":                           listener(`"filterChains":[{}]`),
-		"transport_protocol \"quic\" is not supported": listener(`"filterChains":[{"filterChainMatch":{"transportProtocol":"quic"}}]`),
+		"request_mirror_policies is not supported":                                  route(`{"match":{"prefix":"/"},"route":{"cluster":"c","requestMirrorPolicies":[{"cluster":"d"}]}}`),
+		`typed_per_filter_config: "x": "google.protobuf.Duration" is not supported`: route(`{"match":{"prefix":"/"},"route":{"cluster":"c"},"typedPerFilterConfig":{"x":{"@type":"type.googleapis.com/google.protobuf.Duration","value":"1s"}}}`),
+		"dynamic_metadata is not supported":                                         route(`{"match":{"prefix":"/","dynamicMetadata":[{"filter":"f"}]},"route":{"cluster":"c"}}`),
+		"regex \"(\"":                                                               route(`{"match":{"safeRegex":{"regex":"("}},"route":{"cluster":"c"}}`),
+		"the weights add up to 0":                                                   route(`{"match":{"prefix":"/"},"route":{"weightedClusters":{"clusters":[{"name":"a","weight":0}]}}}`),
+		"command %FOO% is not supported":                                            route(`{"match":{"prefix":"/"},"route":{"cluster":"c"},"requestHeadersToAdd":[{"header":{"key":"a","value":"%FOO%"}}]}`),
+		"holds a control character":                                                 route(`{"match":{"prefix":"/"},"route":{"cluster":"c"},"requestHeadersToAdd":[{"header":{"key":"a","value":"x\r\nb: c"}}]}`),
+		"outlier_detection: monitors is not supported":                              cluster(`"outlierDetection":{"monitors":[{}]}`),
+		"priority HIGH is not supported":                                            cluster(`"circuitBreakers":{"thresholds":[{"priority":"HIGH"}]}`),
+		"retry_budget is not supported":                                             cluster(`"circuitBreakers":{"thresholds":[{"retryBudget":{}}]}`),
+		"health_checks is not supported":                                            cluster(`"healthChecks":[{"timeout":"1s"}]`),
+		"no filter chain":                                                           listener(`"trafficDirection":"OUTBOUND"`),
+		"api_listener is not supported":                                             listener(`"apiListener":{}`),
+		"no terminal filter":                                                        listener(`"filterChains":[{}]`),
+		"transport_protocol \"quic\" is not supported":                              listener(`"filterChains":[{"filterChainMatch":{"transportProtocol":"quic"}}]`),
 	} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("want an error with %q, got %v", want, err)

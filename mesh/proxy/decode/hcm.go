@@ -3,6 +3,7 @@ package decode
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -97,6 +98,7 @@ func manager(h *hcmv3.HttpConnectionManager) (*conf.HTTP, error) {
 	if out.AccessLog, err = accessLogs(h.AccessLog); err != nil {
 		return nil, err
 	}
+	out.Faults = slices.ContainsFunc(h.HttpFilters, func(f *hcmv3.HttpFilter) bool { return f.GetName() == conf.FaultFilter })
 	return out, httpFilters(h.HttpFilters)
 }
 
@@ -212,8 +214,8 @@ func managerProtocol(h *hcmv3.HttpConnectionManager, out *conf.HTTP) (err error)
 	return nil
 }
 
-// httpFilters takes the chain: the router at its end, and filters that do nothing without a configuration on the route,
-// which routes are refused for.
+// httpFilters takes the chain: the router at its end, and filters that do nothing without a configuration on the route. Routes may
+// have one for the fault filter and are refused for any other.
 func httpFilters(fs []*hcmv3.HttpFilter) error {
 	for i, f := range fs {
 		n := typeName(f.GetTypedConfig())

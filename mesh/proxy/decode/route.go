@@ -11,7 +11,6 @@ import (
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
-	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 
 	"github.com/meshproof/meshproof/mesh/proxy/conf"
 )
@@ -142,11 +141,14 @@ func (d *routeDecoder) virtualHost(v *routev3.VirtualHost) (*conf.VirtualHost, e
 func (d *routeDecoder) route(r *routev3.Route) (*conf.Route, error) {
 	// Harmless: decorator and tracing (no tracer), metadata (for filters that are not built), stat_prefix.
 	if err := only(r, "name", "match", "route", "redirect", "direct_response", "metadata", "decorator", "request_headers_to_add", "request_headers_to_remove",
-		"response_headers_to_add", "response_headers_to_remove", "stat_prefix", "tracing"); err != nil {
+		"response_headers_to_add", "response_headers_to_remove", "stat_prefix", "tracing", "typed_per_filter_config"); err != nil {
 		return nil, err
 	}
 	out := &conf.Route{Name: r.GetName()}
 	var err error
+	if out.Fault, err = routeFilters(r.GetTypedPerFilterConfig()); err != nil {
+		return nil, fmt.Errorf("typed_per_filter_config: %w", err)
+	}
 	if out.Match, err = routeMatch(r.GetMatch()); err != nil {
 		return nil, fmt.Errorf("match: %w", err)
 	}
@@ -217,14 +219,7 @@ func routeMatch(m *routev3.RouteMatch) (out conf.RouteMatch, err error) {
 		return out, errors.New("no path specifier that is supported")
 	}
 	if f := m.RuntimeFraction; f != nil {
-		n := uint64(f.GetDefaultValue().GetNumerator())
-		switch f.GetDefaultValue().GetDenominator() {
-		case typev3.FractionalPercent_HUNDRED:
-			n *= 10_000
-		case typev3.FractionalPercent_TEN_THOUSAND:
-			n *= 100
-		}
-		out.Fraction = uint32(min(n, uint64(conf.Always)))
+		out.Fraction = fraction(f.GetDefaultValue())
 	}
 	for _, h := range m.Headers {
 		hm, err := headerMatch(h)

@@ -55,6 +55,9 @@ func (r *Router) Serve(ctx context.Context, s *filter.Stream) {
 
 func (x *exchange) serve(ctx context.Context, t *conf.RouteTable) {
 	s := x.s
+	if x.route.Forward == nil && x.faulted(ctx, t, nil) {
+		return
+	}
 	switch {
 	case x.route.Redirect != nil:
 		x.levels.order(t, x.vhost, x.route, nil)
@@ -77,7 +80,16 @@ func (x *exchange) serve(ctx context.Context, t *conf.RouteTable) {
 		w = split(f.Clusters, f.TotalWeight, x.share(f))
 		name = w.Name
 	}
-	x.cluster = x.view.Cluster(name)
+	if x.cluster = x.view.Cluster(name); x.cluster != nil {
+		s.Rec.Cluster = x.cluster.Conf
+	}
+	if x.faulted(ctx, t, w) {
+		return
+	}
+	if s.Rec.Flags&telemetry.DelayInjected != 0 { // much may have changed meanwhile
+		x.view = x.r.set.View()
+		x.cluster = x.view.Cluster(name)
+	}
 	if x.cluster == nil {
 		s.Rec.Flags |= telemetry.NoClusterFound
 		s.Reply(f.NotFoundCode, nil, "", "cluster_not_found")

@@ -13,25 +13,27 @@ import (
 // Flags are Envoy's response flags.
 type Flags uint32
 
-// The response flags that this proxy sets.
+// The response flags that this proxy sets, in the order in which Envoy prints them (envoy/stream_info/stream_info.h, CoreResponseFlag).
 const (
 	NoHealthyUpstream             Flags = 1 << iota // UH
-	UpstreamConnectionFailure                       // UF
-	NoRoute                                         // NR
-	RetryLimitExceeded                              // URX
-	NoClusterFound                                  // NC
-	DurationTimeout                                 // DT
-	DownstreamTermination                           // DC
 	UpstreamRequestTimeout                          // UT
 	UpstreamRemoteReset                             // UR
+	UpstreamConnectionFailure                       // UF
 	UpstreamConnectionTermination                   // UC
-	DownstreamProtocolError                         // DPE
-	UpstreamProtocolError                           // UPE
-	StreamIdleTimeout                               // SI
 	UpstreamOverflow                                // UO
+	NoRoute                                         // NR
+	DelayInjected                                   // DI
+	FaultInjected                                   // FI
+	DownstreamTermination                           // DC
+	RetryLimitExceeded                              // URX
+	StreamIdleTimeout                               // SI
+	DownstreamProtocolError                         // DPE
+	DurationTimeout                                 // DT
+	UpstreamProtocolError                           // UPE
+	NoClusterFound                                  // NC
 )
 
-var flagNames = [...]string{"UH", "UF", "NR", "URX", "NC", "DT", "DC", "UT", "UR", "UC", "DPE", "UPE", "SI", "UO"}
+var flagNames = [...]string{"UH", "UT", "UR", "UF", "UC", "UO", "NR", "DI", "FI", "DC", "URX", "SI", "DPE", "DT", "UPE", "NC"}
 
 // String joins the short names by a comma; no flag is "-".
 func (f Flags) String() string {

@@ -43,8 +43,8 @@ type plan struct {
 
 	calm, newFor, cut, lost time.Duration // of each span
 
-	errors       int           // gateway errors in a row after which a host is ejected
-	interval     time.Duration // of the sweep that lets hosts return
+	errors   int           // gateway errors in a row after which a host is ejected
+	interval time.Duration // of the sweep that lets hosts return
 	// baseEjection is longer than connections take to come back after the cut. TCP sends again what a cut holds up in intervals that
 	// double (RFC 6298 section 5.5): with a first one of up to 250 ms, 7.75 s after the cut and then 15.75 s. A host that returns
 	// before its connections do gets requests that time out, and is out again for twice as long.
