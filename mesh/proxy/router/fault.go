@@ -28,9 +28,11 @@ func (x *exchange) faulted(ctx context.Context, t *conf.RouteTable, w *conf.Weig
 	}
 	s.Rec.Flags |= telemetry.FaultInjected
 	s.GRPCCode = f.AbortGRPC
-	x.levels.order(t, x.vhost, x.route, w)
 	s.Resp.Reset()
-	x.levels.response(s)
+	if x.route.Forward != nil { // other routes have no headers for answers that are not theirs
+		x.levels.order(t, x.vhost, x.route, w)
+		x.levels.response(s)
+	}
 	s.ReplyWith(f.Abort, []byte("fault filter abort"), "text/plain", "fault_filter_abort")
 	return true
 }
