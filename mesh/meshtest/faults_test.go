@@ -77,7 +77,9 @@ func TestAbort(t *testing.T) {
 func (w *Workload) told(t *testing.T, expr string) string {
 	t.Helper()
 	re, deadline := regexp.MustCompile(expr), time.Now().Add(10*time.Second)
-	for {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for ; ; <-tick.C {
 		text := w.metrics(t)
 		if re.MatchString(text) {
 			return text
@@ -85,7 +87,6 @@ func (w *Workload) told(t *testing.T, expr string) string {
 		if time.Now().After(deadline) {
 			t.Fatalf("no metric like %s in\n%s", expr, text)
 		}
-		time.Sleep(10 * time.Millisecond)
 	}
 }
 
@@ -104,21 +105,26 @@ func TestDelay(t *testing.T) {
     route: [{destination: {host: hello}}]
   - route: [{destination: {host: hello}}]
 `)
+	counts := map[string]bool{}
 	for user, want := range map[string]struct {
 		status int
-		held   bool
+		held   bool // who should not be would be for 30 s
 		flags  string
-	}{"jason": {200, true, `response_flags="DI"`}, "both": {503, true, `response_flags="DI,FI"`}, "none": {200, false, ""}, "": {200, false, ""}} {
+		count  int // of requests with these flags in the end
+	}{"jason": {200, true, "DI", 1}, "both": {503, true, "DI,FI", 1}, "none": {200, false, "-", 2}, "": {200, false, "-", 2}} {
 		begun, before := time.Now(), seen.Load()
 		resp, _ := call(t, client.Client(), "http://hello/", "end-user", user)
 		took := time.Since(begun)
-		if resp.StatusCode != want.status || (took >= 300*time.Millisecond) != want.held {
+		if resp.StatusCode != want.status || want.held && took < 300*time.Millisecond {
 			t.Errorf("%q: status %d after %s, want %d, held up %t", user, resp.StatusCode, took, want.status, want.held)
 		}
 		if reached := seen.Load() > before; reached != (want.status == 200) {
 			t.Errorf("%q: the service saw it: %t", user, reached)
 		}
-		client.told(t, want.flags)
+		counts[fmt.Sprintf(`istio_requests_total{.*response_flags="%s".*} %d\n`, want.flags, want.count)] = true
+	}
+	for expr := range counts {
+		client.told(t, expr)
 	}
 }
 

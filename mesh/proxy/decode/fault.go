@@ -3,7 +3,6 @@ package decode
 import (
 	"errors"
 	"fmt"
-	"time"
 
 	commonfaultv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/common/fault/v3"
 	faultv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/fault/v3"
@@ -62,7 +61,7 @@ func faultDelay(d *commonfaultv3.FaultDelay, out *conf.Fault) (err error) {
 	if out.Delay, err = duration(d.GetFixedDelay(), 0); err != nil {
 		return fmt.Errorf("fixed_delay: %w", err)
 	}
-	if out.Delay < time.Nanosecond {
+	if out.Delay <= 0 {
 		return errors.New("fixed_delay must be above 0")
 	}
 	out.DelayFraction = fraction(d.Percentage)
